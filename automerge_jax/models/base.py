@@ -1,0 +1,99 @@
+"""What all families share: the forward pass as a scan, and key tables."""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from automerge_jax import trees
+from automerge_jax.types import Array, Family, Key, Params
+
+
+def forward(
+  family: Family, params: Params, inputs: Mapping[str, Array]
+) -> Array:
+  """Outputs of the model, e.g. hidden states [B, T, d].
+
+  One scan over the stacked layers, so compile time does not grow with depth.
+  """
+
+  def step(carry, layer):
+    layer_params, layer_info = layer
+    return family.block(layer_params, carry, layer_info), None
+
+  carry = family.embed(params, inputs)
+  carry, _ = jax.lax.scan(step, carry, (params['layers'], family.layer_info))
+  return family.head(params, carry)
+
+
+def pack(
+  keys: Sequence[Key], tensors: Mapping[str, np.ndarray], lead: int = 0
+) -> Params:
+  """Stored tensors -> leaves, with layers stacked.
+
+  Args:
+    keys: a family's key table.
+    tensors: arrays by stored name, shaped as stored behind `lead` extra axes.
+    lead: number of extra leading axes; with 1, stored [K, ...] becomes
+      [K, L, ...].
+
+  Returns:
+    `Params` of numpy arrays.
+  """
+  return trees.unflatten(
+    {
+      path: _join(rows, [tensors[row.stored] for row in rows], lead)
+      for path, rows in by_leaf(keys).items()
+    }
+  )
+
+
+def unpack(keys: Sequence[Key], params: Params) -> dict[str, np.ndarray]:
+  """Leaves -> stored tensors; the exact inverse of `pack` without K."""
+  leaves = trees.flatten(params)
+  tensors = {}
+  for key in keys:
+    leaf = np.asarray(leaves[key.path])
+    tensor = leaf if key.layer is None else leaf[key.layer]
+    tensors[key.stored] = np.ascontiguousarray(
+      tensor.swapaxes(-1, -2) if key.transpose else tensor
+    )
+  return tensors
+
+
+def by_leaf(keys: Sequence[Key]) -> dict[str, list[Key]]:
+  """Rows of each leaf, in layer order."""
+  rows: dict[str, list[Key]] = {}
+  for key in keys:
+    rows.setdefault(key.path, []).append(key)
+  for path in rows:
+    rows[path].sort(key=lambda row: row.layer or 0)
+  return rows
+
+
+def check_keys(family: Family, stored: Sequence[str]) -> None:
+  """Raises ValueError unless table and checkpoint name the same tensors."""
+  names = [key.stored for key in family.keys]
+  doubled = sorted({name for name in names if names.count(name) > 1})
+  missing = sorted(set(names) - set(stored))
+  unmapped = sorted(set(stored) - set(names) - set(family.skip))
+  if doubled or missing or unmapped:
+    lines = [f'! {name} (mapped twice)' for name in doubled]
+    lines += [f'- {name} (not in the checkpoint)' for name in missing]
+    lines += [f'+ {name} (not in the key table)' for name in unmapped]
+    raise ValueError(
+      f'checkpoint does not fit model family {family.name!r} with '
+      f'{family.num_layers} layers:\n  ' + '\n  '.join(lines[:20])
+    )
+
+
+def _join(
+  rows: Sequence[Key], tensors: Sequence[np.ndarray], lead: int
+) -> np.ndarray:
+  arrays = [
+    t.swapaxes(-1, -2) if row.transpose else t
+    for row, t in zip(rows, tensors, strict=True)
+  ]
+  if rows[0].layer is None:
+    return np.ascontiguousarray(arrays[0])
+  return np.stack(arrays, axis=lead)

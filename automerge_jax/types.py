@@ -1,0 +1,197 @@
+"""Every named contract of the library, and the axis letters, once.
+
+Axis letters, used in names and docstrings everywhere:
+
+  P candidates      K experts   L layers   D search dimensions
+  M objectives      N archive   n items    B batch   T tokens
+
+Parameters are nested dicts of arrays with three top-level keys: `stem` (what
+comes before the layers and what they share), `layers` (every leaf stacked on a
+leading axis [L, ...]) and `final` (what comes after). A leaf is addressed by
+its name, such as `layers/attention/query/kernel`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from flax import struct
+
+Array = jax.Array
+Params = dict[str, Any]  # {'stem': ..., 'layers': [L, ...], 'final': ...}
+Carry = Any  # whatever a family hands from one layer to the next
+
+
+class Key(NamedTuple):
+  """One row of a key table: where a stored tensor lives in Params.
+
+  Attributes:
+    stored: name in the checkpoint, e.g. `encoder.layer.3.output.dense.weight`.
+    path: name of the leaf, e.g. `layers/mlp/output/kernel`.
+    layer: index on the leaf's leading axis, None outside `layers`.
+    transpose: whether the leaf holds the stored tensor's last two axes swapped.
+  """
+
+  stored: str
+  path: str
+  layer: int | None
+  transpose: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """A model family: three pure functions over one layout, and its key table.
+
+  Attributes:
+    name: the Hugging Face `model_type`.
+    num_layers: L.
+    embed: `(params, inputs) -> carry`.
+    block: `(layer_params, carry, layer_info) -> carry`, one layer's leaves.
+    head: `(params, carry) -> outputs`.
+    layer_info: per-layer arrays [L, ...] that steer `block`, or None.
+    keys: the key table, one row a stored tensor.
+    skip: stored names that are rightly not read (integer buffers).
+  """
+
+  name: str
+  num_layers: int
+  embed: Callable[[Params, Mapping[str, Array]], Carry]
+  block: Callable[[Params, Carry, Any], Carry]
+  head: Callable[[Params, Carry], Array]
+  layer_info: Any
+  keys: tuple[Key, ...]
+  skip: tuple[str, ...] = ()
+
+
+@struct.dataclass
+class Items:
+  """Items of one length bucket, in equal chunks; padding has weight 0.
+
+  Attributes:
+    inputs: arrays that `Family.embed` takes, leaves [C, B, T].
+    task: index of the task that an item belongs to, int32 [C, B].
+    label: index of the right class, int32 [C, B].
+    slot: position of the item in the rung's item list, int32 [C, B]; padding
+      points one past the end.
+  """
+
+  inputs: dict[str, Array]
+  task: Array
+  label: Array
+  slot: Array
+
+
+@struct.dataclass
+class ItemScores:
+  """What an evaluation says of each item; higher is better.
+
+  Attributes:
+    correct: 1.0 where the prediction is right, float32 [..., n].
+    log_likelihood: log-probability of the right answer, nats, [..., n].
+  """
+
+  correct: Array
+  log_likelihood: Array
+
+
+@struct.dataclass
+class ExpertStack:
+  """Base and experts on the device, once.
+
+  Attributes:
+    base: Params, leaves [L, ...] or [...].
+    stack: Params, leaves [K, L, ...] or [K, ...]: weights or task vectors, as
+      the merge method declares.
+    facts: `{path: {fact: array}}`, what the method precomputes per tensor.
+  """
+
+  base: Params
+  stack: Params
+  facts: dict[str, dict[str, Array]]
+
+
+# `{path: {parameter: array}}`: per expert [K, L] (or [K]), shared [L] (or []).
+MergePlan = dict[str, dict[str, Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+  """A parameter of a merge method.
+
+  Attributes:
+    name: as in recipes.
+    low, high: range that searches explore.
+    default: value where a recipe is silent; None means required.
+    per_expert: one value for each expert (mergekit: per model) or one shared.
+  """
+
+  name: str
+  low: float
+  high: float
+  default: float | None
+  per_expert: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeMethod:
+  """A merge method: one function on one stored tensor.
+
+  Attributes:
+    name: as in recipes.
+    merge: `(coefficients, facts, base [...], stack [K, ...]) -> [...]`,
+      coefficients being `{parameter: [K] or []}`.
+    parameters: what it can be told.
+    stack: 'weights' or 'deltas', what `stack` holds.
+    facts: names of precomputed facts, see `merging/facts.py`.
+    needs_base: whether the result depends on the base.
+    sources: (least, most) number of experts; most is None when unbounded.
+    semantics: the published semantics that it follows.
+  """
+
+  name: str
+  merge: Callable[
+    [Mapping[str, Array], Mapping[str, Array], Array, Array], Array
+  ]
+  parameters: tuple[Parameter, ...]
+  stack: str
+  facts: tuple[str, ...] = ()
+  needs_base: bool = True
+  sources: tuple[int, int | None] = (1, None)
+  semantics: str = 'mergekit-0.1.5'
+
+
+class SearchSpace(NamedTuple):
+  """A typed space of recipes over [0, 1]^D.
+
+  Attributes:
+    num_dims: D.
+    decode: `x [D] -> MergePlan`; pure and jittable.
+    describe: `x [D] -> Recipe`; on the host, equal for equal merges.
+    encode: `Recipe-like coefficients -> x [D]`, for start points.
+    names: D names, one a dimension.
+  """
+
+  num_dims: int
+  decode: Callable[[Array], MergePlan]
+  describe: Callable[[Any], Any]
+  encode: Callable[..., Any]
+  names: tuple[str, ...]
+
+
+class Optimizer(NamedTuple):
+  """A search algorithm as pure functions; scores are always maximised.
+
+  Attributes:
+    init: `(key, mean [D]) -> state`.
+    ask: `(key, state) -> (x [P, D], state)`; x may leave [0, 1] and is bounded
+      by the caller.
+    tell: `(key, x [P, D], scores [P], state) -> state`; only the order of the
+      scores counts.
+    mean: `state -> x [D] or None`, the centre of the distribution, if any.
+  """
+
+  init: Callable[..., Any]
+  ask: Callable[..., Any]
+  tell: Callable[..., Any]
+  mean: Callable[..., Any]

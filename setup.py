@@ -1,0 +1,55 @@
+"""Packaging of automerge_jax."""
+
+import pathlib
+
+import setuptools
+
+_HERE = pathlib.Path(__file__).parent
+
+# Lower bounds are versions that the tests passed with.
+_REQUIRES = [
+  'absl-py>=2.1',
+  'chex>=0.1.90',
+  'evosax>=0.3.1',
+  'flax>=0.12.0',
+  'jax>=0.10.2',
+  'jinja2>=3.1',
+  'matplotlib>=3.9',
+  'ml_collections>=1.0',
+  'numpy>=2.0',
+  'optax>=0.2.5',
+  'orbax-checkpoint>=0.12.8',
+  'pyyaml>=6.0',
+  'safetensors>=0.5',
+  'scipy>=1.14',
+  'tokenizers>=0.21',
+  'tqdm>=4.66',
+  'transformers>=5.0',
+]
+_EXTRAS = {
+  'cuda': ['jax[cuda]>=0.10.2'],
+  'tpu': ['jax[tpu]>=0.10.2'],
+  'test': [
+    'hypothesis>=6.100',
+    'pyrefly>=1.4',
+    'pytest>=8.0',
+    'pytest-xdist>=3.6',
+    'ruff>=0.17',
+  ],
+}
+
+setuptools.setup(
+  name='automerge_jax',
+  version='0.1.0',
+  description='Automated model merging by search, in JAX.',
+  long_description=(_HERE / 'README.md').read_text(),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  packages=setuptools.find_packages(
+    include=['automerge_jax*', 'configs*', 'experiments*']
+  ),
+  package_data={'automerge_jax.report': ['*.html', '*.md']},
+  python_requires='>=3.11,<3.14',
+  install_requires=_REQUIRES,
+  extras_require=_EXTRAS,
+)
