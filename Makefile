@@ -6,7 +6,8 @@ PYTHON ?=
 WORKERS ?= 2
 BIN := .venv/bin
 PEERS := .venv-peers/bin
-PIP_INSTALL := -m pip install -q --disable-pip-version-check
+# Twice quiet: warnings about unused package indexes would drown the rest.
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 QUICKSTART := --config=configs/quickstart.py --workdir=runs/quickstart
 
 # Prints the first interpreter of the given versions that really starts: on

@@ -30,6 +30,18 @@ class Config:
   pooler: bool
 
 
+_ENTRIES = {
+  'vocab_size': 'vocab_size',
+  'hidden_size': 'hidden_size',
+  'num_layers': 'num_hidden_layers',
+  'num_heads': 'num_attention_heads',
+  'mlp_size': 'intermediate_size',
+  'max_positions': 'max_position_embeddings',
+  'type_vocab_size': 'type_vocab_size',
+  'layer_norm_eps': 'layer_norm_eps',
+}
+
+
 def config_from_hf(hf: Mapping[str, Any], pooler: bool = True) -> Config:
   """Reads a Hugging Face `config.json`.
 
@@ -38,7 +50,8 @@ def config_from_hf(hf: Mapping[str, Any], pooler: bool = True) -> Config:
     pooler: whether the checkpoint has pooler weights.
 
   Raises:
-    ValueError: naming a feature that is not implemented.
+    ValueError: naming a feature that is not implemented, a missing entry or
+      sizes that do not fit.
   """
   wanted = {
     'hidden_act': 'gelu',
@@ -51,17 +64,18 @@ def config_from_hf(hf: Mapping[str, Any], pooler: bool = True) -> Config:
       raise ValueError(
         f'BERT config has {name}={hf[name]!r}; only {value!r} is implemented'
       )
-  return Config(
-    vocab_size=hf['vocab_size'],
-    hidden_size=hf['hidden_size'],
-    num_layers=hf['num_hidden_layers'],
-    num_heads=hf['num_attention_heads'],
-    mlp_size=hf['intermediate_size'],
-    max_positions=hf['max_position_embeddings'],
-    type_vocab_size=hf['type_vocab_size'],
-    layer_norm_eps=hf['layer_norm_eps'],
-    pooler=pooler,
+  missing = sorted(set(_ENTRIES.values()) - set(hf))
+  if missing:
+    raise ValueError(f'BERT config lacks the entries {missing}')
+  config = Config(
+    **{field: hf[entry] for field, entry in _ENTRIES.items()}, pooler=pooler
   )
+  if config.hidden_size % config.num_heads:
+    raise ValueError(
+      f'BERT config has hidden_size={config.hidden_size}, which is no multiple '
+      f'of num_attention_heads={config.num_heads}'
+    )
+  return config
 
 
 def gelu(x: Array) -> Array:
@@ -77,6 +91,11 @@ class Stem(nn.Module):
   @nn.compact
   def __call__(self, ids: Array) -> Array:
     c = self.config
+    if ids.shape[-1] > c.max_positions:
+      raise ValueError(
+        f'input has {ids.shape[-1]} tokens; the model has positions for '
+        f'{c.max_positions}: truncate the input'
+      )
     word = nn.Embed(c.vocab_size, c.hidden_size, name='word')(ids)
     positions = jnp.arange(ids.shape[-1])
     position = nn.Embed(c.max_positions, c.hidden_size, name='position')(
