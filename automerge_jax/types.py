@@ -103,7 +103,8 @@ class ExpertStack:
     base: Params, leaves [L, ...] or [...].
     stack: Params, leaves [K, L, ...] or [K, ...]: weights or task vectors, as
       the merge method declares.
-    facts: `{path: {fact: array}}`, what the method precomputes per tensor.
+    facts: `{path: {fact: array}}`, what the method precomputes per tensor,
+      leaves [K, L, ...] or [K, ...].
   """
 
   base: Params
@@ -121,16 +122,16 @@ class Parameter:
 
   Attributes:
     name: as in recipes.
-    low, high: range that searches explore.
     default: value where a recipe is silent; None means required.
     per_expert: one value for each expert (mergekit: per model) or one shared.
+    low, high: range that searches explore; None where they leave the default.
   """
 
   name: str
-  low: float
-  high: float
   default: float | None
   per_expert: bool
+  low: float | None = None
+  high: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,12 +140,11 @@ class MergeMethod:
 
   Attributes:
     name: as in recipes.
-    merge: `(coefficients, facts, base [...], stack [K, ...]) -> [...]`,
-      coefficients being `{parameter: [K] or []}`.
+    merge: `(coefficients, facts, base [...], stack [K, ...]) -> [...]`, where
+      coefficients are `{parameter: [K] or []}`, all arrays float32.
     parameters: what it can be told.
     stack: 'weights' or 'deltas', what `stack` holds.
     facts: names of precomputed facts, see `merging/facts.py`.
-    needs_base: whether the result depends on the base.
     sources: (least, most) number of experts; most is None when unbounded.
     semantics: the published semantics that it follows.
   """
@@ -156,27 +156,29 @@ class MergeMethod:
   parameters: tuple[Parameter, ...]
   stack: str
   facts: tuple[str, ...] = ()
-  needs_base: bool = True
   sources: tuple[int, int | None] = (1, None)
   semantics: str = 'mergekit-0.1.5'
 
 
 class SearchSpace(NamedTuple):
-  """A typed space of recipes over [0, 1]^D.
+  """A typed space of recipes over the unit cube.
+
+  Candidates travel as coefficients `c [D]` in natural units on a decimal grid:
+  what is scored is exactly what the recipe says.
 
   Attributes:
-    num_dims: D.
-    decode: `x [D] -> MergePlan`; pure and jittable.
-    describe: `x [D] -> Recipe`; on the host, equal for equal merges.
-    encode: `Recipe-like coefficients -> x [D]`, for start points.
     names: D names, one a dimension.
+    quantise: `x [..., D] in [0, 1] -> c [..., D]`; jittable.
+    encode: `c [..., D] -> x [..., D]`; the inverse up to the grid.
+    decode: `c [D] -> MergePlan`; pure indexing, jittable, differentiable.
+    describe: `c [D] -> Recipe`; on the host.
   """
 
-  num_dims: int
+  names: tuple[str, ...]
+  quantise: Callable[[Array], Array]
+  encode: Callable[[Array], Array]
   decode: Callable[[Array], MergePlan]
   describe: Callable[[Any], Any]
-  encode: Callable[..., Any]
-  names: tuple[str, ...]
 
 
 class Optimizer(NamedTuple):

@@ -3,11 +3,13 @@
 Only data are ever read from a checkpoint; nothing is unpickled.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -20,37 +22,50 @@ INDEX = 'model.safetensors.index.json'
 def files(folder: str | pathlib.Path) -> dict[str, pathlib.Path]:
   """File of each tensor, by stored name.
 
+  A single file goes before an index, as in Hugging Face's own loading.
+
   Args:
     folder: holds `model.safetensors` or its sharded index.
 
   Raises:
-    FileNotFoundError: if there is neither.
+    FileNotFoundError: if there is neither, or a shard is missing.
+    ValueError: for a damaged file or index.
   """
   folder = pathlib.Path(folder)
-  index = folder / INDEX
-  if index.is_file():
-    weight_map = json.loads(index.read_text())['weight_map']
-    return {name: folder / shard for name, shard in weight_map.items()}
-  single = folder / SINGLE
-  if not single.is_file():
+  single, index = folder / SINGLE, folder / INDEX
+  if single.is_file():
+    with _open(single) as handle:
+      return {name: single for name in handle.keys()}
+  if not index.is_file():
     raise FileNotFoundError(
       f'{folder} has neither {SINGLE} nor {INDEX}; expected a Hugging Face '
       'model folder with safetensors weights'
     )
-  with safetensors.safe_open(single, 'numpy') as handle:
-    return {name: single for name in handle.keys()}
+  weight_map = _weight_map(index)
+  missing = sorted(
+    shard
+    for shard in set(weight_map.values())
+    if not (folder / shard).is_file()
+  )
+  if missing:
+    raise FileNotFoundError(
+      f'{index} names files that are not there: {missing}; fetch them again'
+    )
+  return {name: folder / shard for name, shard in weight_map.items()}
 
 
 def stream(
   folder: str | pathlib.Path, names: list[str] | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:
-  """Tensors one at a time, in the given order (default: as listed)."""
-  where = files(folder)
-  for name in where if names is None else names:
-    if name not in where:
-      raise KeyError(f'{folder} has no tensor {name!r}')
-    with safetensors.safe_open(where[name], 'numpy') as handle:
-      yield name, handle.get_tensor(name)
+  """Tensors one at a time, in the given order (default: as listed).
+
+  Raises:
+    KeyError: for a tensor that the folder does not have.
+    ValueError: for a damaged file.
+  """
+  with Reader({'': folder}) as reader:
+    for name in reader.names('') if names is None else names:
+      yield name, reader.get('', name)
 
 
 def read(folder: str | pathlib.Path) -> dict[str, np.ndarray]:
@@ -65,11 +80,14 @@ def write(
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   partial = folder / (SINGLE + '.partial')
-  contiguous = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
-  safetensors.numpy.save_file(contiguous, partial, metadata={'format': 'pt'})
-  with open(partial, 'rb') as handle:
-    os.fsync(handle.fileno())
-  partial.rename(folder / SINGLE)
+  contiguous = {k: np.asarray(v, order='C') for k, v in tensors.items()}
+  try:
+    safetensors.numpy.save_file(contiguous, partial, metadata={'format': 'pt'})
+    with open(partial, 'rb') as handle:
+      os.fsync(handle.fileno())
+    partial.replace(folder / SINGLE)
+  finally:
+    partial.unlink(missing_ok=True)
 
 
 def fingerprint(folder: str | pathlib.Path) -> str:
@@ -79,3 +97,72 @@ def fingerprint(folder: str | pathlib.Path) -> str:
     with open(path, 'rb') as handle:
       digest.update(hashlib.file_digest(handle, 'sha256').digest())
   return digest.hexdigest()
+
+
+class Reader:
+  """Random access to the tensors of several folders, each file opened once.
+
+  A context manager: the files are closed at its end.
+  """
+
+  def __init__(self, folders: Mapping[str, str | pathlib.Path]):
+    self._folders = dict(folders)
+    self._files = {model: files(folder) for model, folder in folders.items()}
+    self._open: dict[pathlib.Path, Any] = {}
+    self._stack = contextlib.ExitStack()
+
+  def __enter__(self) -> 'Reader':
+    return self
+
+  def __exit__(self, *error) -> None:
+    self._stack.close()
+
+  def names(self, model: str) -> list[str]:
+    """Stored names of one folder, as listed."""
+    return list(self._files[model])
+
+  def get(self, model: str, name: str) -> np.ndarray:
+    """One tensor of one folder.
+
+    Raises:
+      KeyError: if the folder has no such tensor.
+      ValueError: if the file that should hold it is damaged or does not.
+    """
+    if name not in self._files[model]:
+      raise KeyError(f'{self._folders[model]} has no tensor {name!r}')
+    path = self._files[model][name]
+    if path not in self._open:
+      self._open[path] = self._stack.enter_context(_open(path))
+    try:
+      return self._open[path].get_tensor(name)
+    except safetensors.SafetensorError as error:
+      raise ValueError(
+        f'{path} does not hold the tensor {name!r} as its folder says: {error}'
+      ) from error
+
+
+def _open(path: pathlib.Path) -> Any:
+  try:
+    return safetensors.safe_open(path, 'numpy')
+  except safetensors.SafetensorError as error:
+    raise ValueError(
+      f'{path} is damaged or no safetensors file ({path.stat().st_size} bytes; '
+      f'{error}); fetch or write it again'
+    ) from error
+
+
+def _weight_map(index: pathlib.Path) -> dict[str, str]:
+  try:
+    weight_map = dict(json.loads(index.read_text())['weight_map'])
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f'{index} is damaged: expected JSON with an entry "weight_map" '
+      f'({type(error).__name__}: {error})'
+    ) from error
+  outside = sorted(s for s in weight_map.values() if pathlib.Path(s).name != s)
+  if outside:
+    raise ValueError(
+      f'{index} names files outside its folder: {outside}; shards lie beside '
+      'the index'
+    )
+  return weight_map

@@ -1,0 +1,117 @@
+"""Merging on the device: an ExpertStack, and plans applied to it.
+
+Everything that depends on the checkpoints alone is on the device once; a merge
+is one pure function of (plan, stack), a map over leaves that never sees a disk.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from automerge_jax import trees
+from automerge_jax.merging import facts as facts_lib
+from automerge_jax.models import base as models
+from automerge_jax.types import (
+  Array,
+  ExpertStack,
+  Family,
+  MergeMethod,
+  MergePlan,
+  Params,
+)
+
+
+def build(
+  method: MergeMethod,
+  family: Family,
+  base: Mapping[str, np.ndarray],
+  experts: Sequence[Mapping[str, np.ndarray]],
+) -> ExpertStack:
+  """Stacks experts (or their task vectors) and computes the method's facts.
+
+  Args:
+    method: says what the stack holds and which facts it needs.
+    family: whose key table lays the tensors out.
+    base: stored tensors by name.
+    experts: stored tensors of each expert.
+
+  Raises:
+    ValueError: if an expert's tensors differ from the base's in name or shape.
+  """
+  for k, expert in enumerate(experts):
+    trees.check_same(expert, base, f'expert {k} against the base')
+  names = [key.stored for key in family.keys]
+  stacked = {
+    name: tensor_stack(method, base[name], [e[name] for e in experts])
+    for name in names
+  }
+  computed = {
+    name: facts_lib.compute(method.facts, stacked[name]) for name in names
+  }
+  return ExpertStack(
+    base=_to_device(models.pack(family.keys, base)),
+    stack=_to_device(models.pack(family.keys, stacked, lead=1)),
+    facts=_pack_facts(family, computed, method.facts),
+  )
+
+
+def tensor_stack(
+  method: MergeMethod, base: np.ndarray, experts: Sequence[np.ndarray]
+) -> np.ndarray:
+  """Float32 stack [K, ...] of one stored tensor, as the method wants it."""
+  stack = np.stack([np.asarray(e, np.float32) for e in experts])
+  if method.stack == 'deltas':
+    stack -= np.asarray(base, np.float32)[None]
+  return stack
+
+
+def merge(method: MergeMethod, plan: MergePlan, stack: ExpertStack) -> Params:
+  """Merged Params; pure and jittable.
+
+  Pass `stack` as an argument of the jitted function, never by closure: as a
+  constant it recompiles, and some CPU versions of XLA fold it wrongly.
+
+  Args:
+    method: the merge method.
+    plan: coefficients by leaf, per expert [K, L] or [K], shared [L] or [].
+    stack: base, experts and facts.
+  """
+  bases, stacks = trees.flatten(stack.base), trees.flatten(stack.stack)
+  shared = {p.name for p in method.parameters if not p.per_expert}
+  merged = {}
+  for path, base in bases.items():
+    rule = method.merge
+    if path.startswith('layers/'):
+      axes = {name: 0 if name in shared else 1 for name in plan[path]}
+      rule = jax.vmap(rule, in_axes=(axes, 1, 0, 1))
+    merged[path] = rule(plan[path], stack.facts[path], base, stacks[path])
+  return trees.unflatten(merged)
+
+
+def _pack_facts(
+  family: Family,
+  computed: Mapping[str, Mapping[str, np.ndarray]],
+  names: Sequence[str],
+) -> dict[str, dict[str, Array]]:
+  """Facts by stored name -> facts by leaf [K, L, ...] or [K, ...]."""
+  packed: dict[str, dict[str, Array]] = {}
+  for path, rows in models.by_leaf(family.keys).items():
+    packed[path] = {}
+    for fact in names:
+      arrays = [
+        computed[row.stored][fact].swapaxes(-1, -2)
+        if row.transpose and fact in facts_lib.ELEMENTWISE
+        else computed[row.stored][fact]
+        for row in rows
+      ]
+      layered = rows[0].layer is not None
+      packed[path][fact] = jnp.asarray(
+        np.stack(arrays, axis=1) if layered else arrays[0]
+      )
+  return packed
+
+
+def _to_device(params: Params) -> Params:
+  return jax.tree.map(jnp.asarray, params)

@@ -1,0 +1,119 @@
+"""Merging by tensor, from a recipe: reads, merges and hands on one at a time.
+
+The same leaf functions and facts as on the device, so the tensors are the same
+bit for bit; memory stays at a few times the largest tensor.
+"""
+
+import functools
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+
+from automerge_jax.io import safetensors
+from automerge_jax.merging import facts as facts_lib
+from automerge_jax.merging import registry, resident
+from automerge_jax.recipe import Recipe, Resolved, resolve
+from automerge_jax.types import MergeMethod
+
+_LAYER = re.compile(r'(?:^|\.)(?:layers?|blocks?|h)\.(\d+)\.')
+
+
+def layer_of(name: str) -> int | None:
+  """Layer of a stored tensor by its name, None outside the layers."""
+  match = _LAYER.search(name)
+  return int(match.group(1)) if match else None
+
+
+def merge(
+  recipe: Recipe, folders: Mapping[str, pathlib.Path]
+) -> Iterator[tuple[str, np.ndarray]]:
+  """Merged tensors by stored name, in the order of the leading model's files.
+
+  Tensors that are not floating point are copied from the base (without one,
+  from the first model).
+
+  Args:
+    recipe: what to do.
+    folders: Hugging Face folder of each model that the recipe names.
+
+  Raises:
+    ValueError: if the models do not hold the same tensors.
+  """
+  method = registry.get(recipe.merge_method)
+  lead, *others = recipe.models
+  names = list(safetensors.files(folders[lead]))
+  for model in others:
+    unlike = set(names) ^ set(safetensors.files(folders[model]))
+    if unlike:
+      raise ValueError(
+        f'{model} and {lead} differ in tensors: {sorted(unlike)[:10]}'
+      )
+  layers = {name: layer_of(name) for name in names}
+  num_layers = 1 + max((n for n in layers.values() if n is not None), default=0)
+  with safetensors.Reader(folders) as reader:
+    for name in names:
+      kept = reader.get(lead, name)
+      if not np.issubdtype(kept.dtype, np.floating):
+        yield name, kept
+        continue
+      resolved = resolve(recipe, name, layers[name], num_layers)
+      experts = [reader.get(model, name) for model in resolved.experts]
+      base = kept
+      if resolved.base_model is not None:
+        base = reader.get(resolved.base_model, name)
+      yield name, merge_tensor(method, resolved, base, experts)
+
+
+def merge_tensor(
+  method: MergeMethod,
+  resolved: Resolved,
+  base: np.ndarray,
+  experts: list[np.ndarray],
+) -> np.ndarray:
+  """One stored tensor, merged in float32.
+
+  Raises:
+    ValueError: if shapes differ or the number of experts does not fit.
+  """
+  shapes = {e.shape for e in experts} | {base.shape}
+  if len(shapes) != 1:
+    raise ValueError(f'cannot merge tensors of shapes {sorted(shapes)}')
+  least, most = method.sources
+  if len(experts) < least or (most is not None and len(experts) > most):
+    raise ValueError(
+      f'{method.name} takes {least} to {most or "any number of"} models, '
+      f'got {len(experts)}: {list(resolved.experts)}'
+    )
+  stack = resident.tensor_stack(method, base, experts)
+  facts = _facts(method, resolved, stack)
+  coefficients = {
+    name: np.asarray(value, np.float32)
+    for name, value in resolved.parameters.items()
+  }
+  merged = _compiled(method)(
+    coefficients, facts, np.asarray(base, np.float32), stack
+  )
+  return np.asarray(merged)
+
+
+def _facts(
+  method: MergeMethod, resolved: Resolved, stack: np.ndarray
+) -> dict[str, np.ndarray]:
+  """Facts for this one merge: densities are known, so select, do not sort."""
+  if 'rank' not in method.facts:
+    return facts_lib.compute(method.facts, stack)
+  densities = resolved.parameters['density']
+  keep = [facts_lib.kept(d, stack[0].size) for d in densities]
+  table = np.asarray(keep, np.int32)[:, None]
+  return {
+    'rank': facts_lib.selection(stack, keep),
+    'counts': np.tile(table, facts_lib.DENSITIES + 1),
+  }
+
+
+@functools.cache
+def _compiled(method: MergeMethod):
+  return jax.jit(method.merge)

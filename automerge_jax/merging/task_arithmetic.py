@@ -1,0 +1,35 @@
+"""Task arithmetic: https://arxiv.org/abs/2212.04089."""
+
+from collections.abc import Mapping
+
+from automerge_jax.merging import linear
+from automerge_jax.types import Array, MergeMethod, Parameter
+
+
+def merge(
+  coefficients: Mapping[str, Array],
+  facts: Mapping[str, Array],
+  base: Array,
+  stack: Array,
+) -> Array:
+  """θ₀ + λ Σ w τ, the sum divided by Σ w with `normalize`."""
+  del facts
+  weights = coefficients['weight']
+  mixed = linear.normalised(
+    linear.weighted_sum(weights, stack),
+    linear.total_weight(weights),
+    coefficients['normalize'],
+  )
+  return base + coefficients['lambda'] * mixed
+
+
+METHOD = MergeMethod(
+  name='task_arithmetic',
+  merge=merge,
+  parameters=(
+    Parameter('weight', None, True, 0.0, 1.0),
+    Parameter('lambda', 1.0, False),
+    Parameter('normalize', 0.0, False),
+  ),
+  stack='deltas',
+)
