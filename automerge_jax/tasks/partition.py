@@ -1,0 +1,133 @@
+"""How the texts of a task are divided, once: train, search, select, held-out.
+
+Each text's place depends on its content, its label's size and the seed, never
+on how many items are asked for: every split is one stratified order, of which
+a smaller share is a prefix. Search code imports `splits`, never this module.
+"""
+
+import hashlib
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from automerge_jax.tasks.sources import Example, Source
+
+SEED = 0
+SHARES = {'train': 0.54, 'search': 0.16, 'select': 0.12, 'heldout': 0.18}
+
+
+class Item(NamedTuple):
+  """A labelled text.
+
+  Attributes:
+    id: 16 hexadecimal digits of the SHA-256 of (task, text).
+    text: as published.
+    label: index of its class.
+  """
+
+  id: str
+  text: str
+  label: int
+
+
+def normalise(text: str) -> str:
+  """What makes two texts duplicates: their words, without case and links."""
+  text = unicodedata.normalize('NFKC', text).casefold()
+  return ' '.join(re.findall(r'\w+', re.sub(r'https?://\S+', ' ', text)))
+
+
+def item_id(task: str, text: str) -> str:
+  """Stable id of an item."""
+  return hashlib.sha256(f'{task}\0{text}'.encode()).hexdigest()[:16]
+
+
+def partition(
+  task: str, source: Source, seed: int = SEED
+) -> dict[str, tuple[Item, ...]]:
+  """All items of a task by split, each split in stratified order.
+
+  The publisher's own test file, if there is one, is the held-out split.
+  Duplicates are kept once (in the held-out split if they are in the test
+  file); texts that occur with different labels, or hold no word, are dropped.
+
+  Args:
+    task: its name, part of the item ids.
+    source: the labelled texts.
+    seed: of the shuffle.
+
+  Returns:
+    `{split: items}` for the four splits.
+  """
+  merged = _unique([*source.test, *source.train])
+  official = {normalise(example.text) for example in source.test}
+  parts: dict[bool, list[Item]] = {True: [], False: []}
+  for words, example in merged.items():
+    item = Item(item_id(task, example.text), example.text, example.label)
+    parts[words in official].append(item)
+  shares = dict(SHARES)
+  splits = {}
+  if source.test:
+    splits['heldout'] = stratified(parts[True], seed)
+    del shares['heldout']
+  return splits | _cut(stratified(parts[False], seed), shares)
+
+
+def stratified(items: Iterable[Item], seed: int) -> tuple[Item, ...]:
+  """A shuffled order in which every run has the labels in proportion."""
+  by_label = defaultdict(list)
+  for item in items:
+    draw = hashlib.sha256(f'{seed}\0{item.id}'.encode()).digest()
+    by_label[item.label].append((draw, item))
+  places = []
+  for label, drawn in by_label.items():
+    drawn.sort()
+    places += [
+      ((rank + 0.5) / len(drawn), label, item)
+      for rank, (_, item) in enumerate(drawn)
+    ]
+  return tuple(item for _, _, item in sorted(places))
+
+
+def take(
+  items: tuple[Item, ...], n: int, task: str, split: str
+) -> tuple[Item, ...]:
+  """The first n items; a smaller share is a subset of a larger one.
+
+  Raises:
+    ValueError: if the split has fewer.
+  """
+  if not 0 < n <= len(items):
+    raise ValueError(
+      f'{n} items of {task}/{split} asked for; it has {len(items)}, '
+      f'choose 1 to {len(items)}'
+    )
+  return items[:n]
+
+
+def _unique(examples: list[Example]) -> dict[str, Example]:
+  """First example of each normalised text, unless its labels conflict."""
+  labels = defaultdict(set)
+  first: dict[str, Example] = {}
+  for example in examples:
+    words = normalise(example.text)
+    labels[words].add(example.label)
+    first.setdefault(words, example)
+  return {
+    words: example
+    for words, example in first.items()
+    if words and len(labels[words]) == 1
+  }
+
+
+def _cut(
+  items: tuple[Item, ...], shares: Mapping[str, float]
+) -> dict[str, tuple[Item, ...]]:
+  total, begin, passed, cut = sum(shares.values()), 0, 0.0, {}
+  for split, share in shares.items():
+    passed += share
+    end = round(len(items) * passed / total)
+    cut[split] = items[begin:end]
+    begin = end
+  return cut

@@ -1,0 +1,132 @@
+"""Labelled texts of the encoder suite, read from the pinned packages."""
+
+import csv
+import functools
+import json
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from automerge_jax import trees
+from automerge_jax.io import assets
+
+
+class Example(NamedTuple):
+  """A text and the index of its class."""
+
+  text: str
+  label: int
+
+
+class Source(NamedTuple):
+  """All labelled texts of one task.
+
+  Attributes:
+    classes: class names, in label order.
+    train: examples that may be trained, searched and selected on.
+    test: examples of the publisher's own test file, or empty.
+  """
+
+  classes: tuple[str, ...]
+  train: tuple[Example, ...]
+  test: tuple[Example, ...] = ()
+
+
+def movie() -> Source:
+  """Sentiment of movie review snippets, without the undecided ones.
+
+  Hutto & Gilbert (ICWSM 2014); mean human score in [-4, 4], kept where it is
+  beyond 0.5 either way.
+  """
+  rows = _lines(assets.fetch('vader') / 'movie.txt')
+  scored = [(float(score), text) for _, score, text in map(_split3, rows)]
+  return Source(
+    ('negative', 'positive'),
+    tuple(
+      Example(text.strip(), int(score > 0))
+      for score, text in scored
+      if abs(score) > 0.5
+    ),
+  )
+
+
+def sarcasm() -> Source:
+  """Whether a news headline is sarcastic."""
+  rows = _lines(assets.fetch('sarcasm') / 'samples.jsonl')
+  samples = [json.loads(row) for row in rows]
+  return Source(
+    ('plain', 'sarcastic'),
+    tuple(
+      Example(sample['input'][1]['content'].strip(), int(sample['ideal']))
+      for sample in samples
+    ),
+  )
+
+
+def election() -> Source:
+  """Author of a tweet of the 2016 campaign.
+
+  Retweets are dropped, marked ones and those that start with RT: they are
+  somebody else's words.
+  """
+  rows = _table(assets.fetch('texts') / 'election-tweets-2016.tab')
+  classes = ('HillaryClinton', 'realDonaldTrump')
+  return Source(
+    classes,
+    tuple(
+      Example(row[9].strip(), classes.index(row[7]))
+      for row in rows
+      if row[0] == 'False' and not row[9].startswith('RT')
+    ),
+  )
+
+
+def reuters() -> Source:
+  """Topic of a Reuters newswire story, the eight classes of R8."""
+  folder = assets.fetch('texts')
+  train, test = (
+    [(row[0], row[1]) for row in _table(folder / f'reuters-r8-{part}.tab')]
+    for part in ('train', 'test')
+  )
+  classes = tuple(sorted({label for label, _ in train}))
+  return Source(
+    classes,
+    tuple(Example(text, classes.index(label)) for label, text in train),
+    tuple(Example(text, classes.index(label)) for label, text in test),
+  )
+
+
+SOURCES: dict[str, Callable[[], Source]] = {
+  'movie': movie,
+  'sarcasm': sarcasm,
+  'election': election,
+  'reuters': reuters,
+}
+
+
+@functools.cache
+def read(name: str) -> Source:
+  """The source of a task by name.
+
+  Raises:
+    KeyError: for an unknown name.
+  """
+  if name not in SOURCES:
+    raise KeyError(f'unknown task {name!r}{trees.nearest(name, SOURCES)}')
+  return SOURCES[name]()
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+  # Not splitlines(): texts may hold other line separators, such as U+2028.
+  rows = path.read_text(encoding='utf-8').split('\n')
+  return [row for row in rows if row.strip()]
+
+
+def _split3(row: str) -> list[str]:
+  return row.split('\t', 2)
+
+
+def _table(path: pathlib.Path) -> list[list[str]]:
+  """Rows of an Orange table, behind its three header lines."""
+  with open(path, encoding='utf-8', newline='') as handle:
+    return [row for row in csv.reader(handle, delimiter='\t') if row][3:]
