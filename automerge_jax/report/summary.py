@@ -1,0 +1,275 @@
+"""What a finished search says of itself: the content of `summary.json`.
+
+    {"verdict": str, "seed": int, "method": str, "space": str,
+     "objective": str, "tasks": [TASK, ...],
+     "models": {MODEL: {"recipe_hash": str|null,
+       SPLIT: {"mean": {"accuracy", "low", "high", "log_likelihood"},
+         "tasks": {TASK: {"accuracy", "low", "high", "log_likelihood",
+                          "n"}}}}},
+     "experts_on_own_task": {"heldout": {"mean": {"accuracy", "low", "high",
+       "log_likelihood"}}},
+     "comparisons": {
+       "merged_vs_MODEL": {"difference", "low", "high"},
+       "merged_vs_own_expert": {TASK: {"difference", "low", "high", "gained",
+         "lost", "p", "p_holm"}}},
+     "gap_closed": {"value", "low", "high", "reason"},
+     "optimism": {"search", "heldout", "difference", "low", "high"},
+     "search": {"candidates", "evaluations", "items", "full_evaluations",
+       "generations", "failures",
+       "curve": [{"generation", "candidates", "items", "full_evaluations",
+                  "best", "mean", "incumbent"}]},
+     "finalists": [{"recipe_hash", "origin", "search", "select"}],
+     "coefficients": null or {"parameter": str, "experts": [str],
+       "components": [str], "layers": [str],
+       "values": [expert][component][layer], null where there is none},
+     "environment": {...}}
+
+MODEL is `merged`, `expert:TASK`, `base`, `uniform`, `task_arithmetic` or
+another baseline; SPLIT is `search`, `select` or `heldout`, where it was
+scored. Accuracies are fractions, log-likelihoods nats an item, intervals 95%:
+Wilson's for a task, a stratified percentile bootstrap for means over tasks and
+their differences, Newcombe's for a task's paired difference. Everything but
+`environment` is the same for the same scores.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from automerge_jax.report import wording
+from automerge_jax.search import statistics
+
+Scores = Mapping[str, Mapping[str, np.ndarray]]
+
+_CURVE = (
+  'generation',
+  'candidates',
+  'items',
+  'full_evaluations',
+  'best',
+  'mean',
+  'incumbent',
+)
+_TOTALS = ('candidates', 'evaluations', 'items', 'full_evaluations', 'failures')
+
+
+def build(
+  *,
+  task_names: Sequence[str],
+  tasks: Mapping[str, np.ndarray],
+  scores: Mapping[str, Scores],
+  log: Sequence[Mapping[str, Any]],
+  seed: int,
+  method: str,
+  space: str,
+  objective: str,
+  recipe_hashes: Mapping[str, str],
+  finalists: Sequence[Mapping[str, Any]],
+  coefficients: Mapping[str, Any] | None,
+  environment: Mapping[str, Any],
+  draws: int = 10_000,
+) -> dict[str, Any]:
+  """Content of `summary.json`; the module's docstring has the schema.
+
+  Args:
+    task_names: names of the tasks.
+    tasks: index of each item's task, `{split: [n]}`.
+    scores: `{split: {model: {'correct': [n], 'log_likelihood': [n]}}}`.
+      `heldout` holds `merged`, `task_arithmetic` and every `expert:TASK`;
+      `search` holds `merged`.
+    log: one row a generation: `generation`, then, counted from the start,
+      `candidates` (proposed), `evaluations` (of a candidate at a rung),
+      `items`, `full_evaluations` (items over those of the last rung) and
+      `failures`; then `best` and `mean` of its scores and `incumbent`, the
+      best score so far.
+    seed: of the search and of the bootstrap.
+    method: merge method.
+    space: search space.
+    objective: what was maximised.
+    recipe_hashes: `{model: hash}`, for models that have a recipe.
+    finalists: rows with `recipe_hash`, `origin`, `search` and `select`.
+    coefficients: what the merged recipe holds, or None.
+    environment: times, memory, versions: whatever may differ on a repetition.
+    draws: bootstrap resamples.
+
+  Raises:
+    ValueError: if a model that the comparisons need was not scored.
+  """
+  _check(task_names, tasks, scores, log)
+  held, held_tasks = scores['heldout'], np.asarray(tasks['heldout'])
+  merged = held['merged']['correct']
+  experts = {
+    key: _own(held, key, task_names, held_tasks)
+    for key in ('correct', 'log_likelihood')
+  }
+  floor = held['task_arithmetic']['correct']
+  comparisons: dict[str, Any] = {
+    f'merged_vs_{name}': _difference(
+      statistics.paired_bootstrap(
+        merged, other['correct'], held_tasks, seed, draws
+      )
+    )
+    for name, other in sorted(held.items())
+    if name != 'merged'
+  }
+  comparisons['merged_vs_own_expert'] = _against_experts(
+    held, task_names, held_tasks
+  )
+  before = scores['search']['merged']['correct']
+  optimism = statistics.optimism(
+    before, tasks['search'], merged, held_tasks, seed, draws
+  )
+  models = {
+    name: {
+      'recipe_hash': recipe_hashes.get(name),
+      **{
+        split: {
+          'mean': _mean(scores[split][name], tasks[split], seed, draws),
+          'tasks': _per_task(scores[split][name], tasks[split], task_names),
+        }
+        for split in ('search', 'select', 'heldout')
+        if name in scores.get(split, {})
+      },
+    }
+    for name in sorted(set().union(*scores.values()))
+  }
+  gap = statistics.gap_closed(
+    merged, floor, experts['correct'], held_tasks, seed, draws
+  )
+  summary = {
+    'verdict': '',
+    'seed': seed,
+    'method': method,
+    'space': space,
+    'objective': objective,
+    'tasks': list(task_names),
+    'models': models,
+    'experts_on_own_task': {
+      'heldout': {'mean': _mean(experts, held_tasks, seed, draws)}
+    },
+    'comparisons': comparisons,
+    'gap_closed': gap._asdict(),
+    'optimism': {
+      'search': float(statistics.task_mean(before, tasks['search'])),
+      'heldout': float(statistics.task_mean(merged, held_tasks)),
+      **_difference(optimism),
+    },
+    'search': {
+      **{key: log[-1][key] for key in _TOTALS},
+      'generations': len(log),
+      'curve': [{key: row[key] for key in _CURVE} for row in log],
+    },
+    'finalists': [
+      {key: row[key] for key in ('recipe_hash', 'origin', 'search', 'select')}
+      for row in finalists
+    ],
+    'coefficients': None if coefficients is None else dict(coefficients),
+    'environment': dict(environment),
+  }
+  summary['verdict'] = wording.verdict(summary)
+  return _plain(summary)
+
+
+def _check(
+  task_names: Sequence[str],
+  tasks: Mapping[str, np.ndarray],
+  scores: Mapping[str, Scores],
+  log: Sequence[Mapping[str, Any]],
+) -> None:
+  needed = {
+    'heldout': ['merged', 'task_arithmetic']
+    + [f'expert:{task}' for task in task_names],
+    'search': ['merged'],
+  }
+  for split, names in needed.items():
+    missing = [name for name in names if name not in scores.get(split, {})]
+    if missing:
+      raise ValueError(
+        f'no {split} scores of {missing}; score them before the summary'
+      )
+  if not log:
+    raise ValueError('the search log is empty: no generation was finished')
+  for split, indices in tasks.items():
+    found = np.unique(indices).tolist()
+    if found != list(range(len(task_names))):
+      raise ValueError(
+        f'{split} items belong to tasks {found}: expected items of each of '
+        f'{list(task_names)}'
+      )
+
+
+def _own(
+  held: Scores, key: str, task_names: Sequence[str], tasks: np.ndarray
+) -> np.ndarray:
+  """Each item's score by the expert on its task, [n]."""
+  rows = np.stack([held[f'expert:{task}'][key] for task in task_names])
+  return rows[tasks, np.arange(len(tasks))]
+
+
+def _against_experts(
+  held: Scores, task_names: Sequence[str], tasks: np.ndarray
+) -> dict[str, Any]:
+  tests = [
+    statistics.mcnemar(
+      held['merged']['correct'][tasks == index],
+      held[f'expert:{task}']['correct'][tasks == index],
+    )
+    for index, task in enumerate(task_names)
+  ]
+  adjusted = statistics.holm([test.p for test in tests])
+  return {
+    task: {**test._asdict(), 'p_holm': p}
+    for task, test, p in zip(task_names, tests, adjusted, strict=True)
+  }
+
+
+def _mean(
+  scores: Mapping[str, np.ndarray], tasks: np.ndarray, seed: int, draws: int
+) -> dict[str, Any]:
+  accuracy = statistics.mean_bootstrap(scores['correct'], tasks, seed, draws)
+  return {
+    'accuracy': accuracy.value,
+    'low': accuracy.low,
+    'high': accuracy.high,
+    'log_likelihood': statistics.task_mean(scores['log_likelihood'], tasks),
+  }
+
+
+def _per_task(
+  scores: Mapping[str, np.ndarray],
+  tasks: np.ndarray,
+  task_names: Sequence[str],
+) -> dict[str, Any]:
+  rows = {}
+  for index, task in enumerate(task_names):
+    mine = np.asarray(tasks) == index
+    correct, n = float(scores['correct'][mine].sum()), int(mine.sum())
+    low, high = statistics.wilson(correct, n)
+    rows[task] = {
+      'accuracy': correct / n,
+      'low': low,
+      'high': high,
+      'log_likelihood': np.mean(scores['log_likelihood'][mine], dtype=float),
+      'n': n,
+    }
+  return rows
+
+
+def _difference(estimate: statistics.Estimate) -> dict[str, Any]:
+  return {
+    'difference': estimate.value,
+    'low': estimate.low,
+    'high': estimate.high,
+  }
+
+
+def _plain(value: Any) -> Any:
+  """Numpy scalars and arrays as what JSON holds."""
+  if isinstance(value, Mapping):
+    return {key: _plain(item) for key, item in value.items()}
+  if isinstance(value, list | tuple | np.ndarray):
+    return [_plain(item) for item in value]
+  if isinstance(value, np.generic):
+    return value.item()
+  return value

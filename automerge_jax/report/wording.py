@@ -1,0 +1,129 @@
+"""The words of a report: names of models, numbers, the verdict."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_LEVEL = 0.05
+_NAMES = {
+  'merged': 'the merge',
+  'base': 'the base model',
+  'uniform': 'the uniform average',
+  'task_arithmetic': 'tuned task arithmetic',
+  'ties': 'tuned TIES',
+  'slerp': 'tuned SLERP',
+  'linear': 'the tuned linear merge',
+  'modelwise': 'model-wise search',
+}
+
+
+def model_name(name: str) -> str:
+  """A model's name in running text."""
+  if name.startswith('expert:'):
+    return f'the {name.removeprefix("expert:")} expert'
+  return _NAMES.get(name, name.replace('_', ' '))
+
+
+def percent(value: float) -> str:
+  """A fraction as a percentage without its sign, `84.1`."""
+  return f'{100 * value + 0.0:.1f}'
+
+
+def points(value: float) -> str:
+  """A difference of fractions in signed percentage points, `+2.9`."""
+  text = f'{100 * value:+.1f}'.replace('-', '−')
+  return '0.0' if text[1:] == '0.0' else text
+
+
+def listing(names: Sequence[str]) -> str:
+  """`a`, `a and b`, `a, b and c`."""
+  if len(names) < 2:
+    return ''.join(names)
+  return f'{", ".join(names[:-1])} and {names[-1]}'
+
+
+def standing(comparison: Mapping[str, Any]) -> str:
+  """What an interval says of a difference: better, worse or undecided."""
+  if comparison['low'] > 0:
+    return 'better'
+  return 'worse' if comparison['high'] < 0 else 'undecided'
+
+
+def task_standing(test: Mapping[str, Any]) -> str:
+  """What Holm-adjusted McNemar tests say of one task."""
+  if test['p_holm'] >= _LEVEL:
+    return 'undecided'
+  return 'better' if test['difference'] > 0 else 'worse'
+
+
+def verdict(summary: Mapping[str, Any]) -> str:
+  """One sentence that claims no more than the intervals allow."""
+  mean = summary['models']['merged']['heldout']['mean']
+  number = len(summary['tasks'])
+  over = f', averaged over {number} tasks' if number > 1 else ''
+  return (
+    f'The merge scores {percent(mean["accuracy"])}% on held-out items{over} '
+    f'(95% interval {percent(mean["low"])} to {percent(mean["high"])}), '
+    f'{_against_baseline(summary)}{_against_others(summary)}; '
+    f'{_against_experts(summary)}.'
+  )
+
+
+def _against_baseline(summary: Mapping[str, Any]) -> str:
+  hashes = {
+    name: model['recipe_hash'] for name, model in summary['models'].items()
+  }
+  if hashes['merged'] and hashes['merged'] == hashes['task_arithmetic']:
+    return (
+      'and is the recipe of tuned task arithmetic: the search found none '
+      'that did better on the items for selection'
+    )
+  row = summary['comparisons']['merged_vs_task_arithmetic']
+  interval = f'{points(row["low"])} to {points(row["high"])}'
+  unsigned = f'{percent(row["low"])} to {percent(row["high"])}'
+  size = percent(abs(row['difference']))
+  match standing(row):
+    case 'better':
+      return f'{size} points above tuned task arithmetic ({unsigned})'
+    case 'worse':
+      return f'{size} points below tuned task arithmetic ({interval})'
+  return (
+    'which cannot be told apart from tuned task arithmetic '
+    f'({points(row["difference"])} points, {interval})'
+  )
+
+
+def _against_others(summary: Mapping[str, Any]) -> str:
+  """Names the single model that is beyond doubt better, if there is one."""
+  rows = {
+    name.removeprefix('merged_vs_'): row
+    for name, row in summary['comparisons'].items()
+    if name not in ('merged_vs_own_expert', 'merged_vs_task_arithmetic')
+  }
+  better = {name: row for name, row in rows.items() if standing(row) == 'worse'}
+  if not better:
+    return ''
+  best = min(sorted(better), key=lambda name: better[name]['difference'])
+  row = better[best]
+  return (
+    f', and {percent(-row["difference"])} points below {model_name(best)} '
+    f'({points(row["low"])} to {points(row["high"])})'
+  )
+
+
+def _against_experts(summary: Mapping[str, Any]) -> str:
+  tests = summary['comparisons']['merged_vs_own_expert']
+  groups: dict[str, list[str]] = {'better': [], 'worse': [], 'undecided': []}
+  for task in summary['tasks']:
+    groups[task_standing(tests[task])].append(task)
+  parts = []
+  for key, words in (
+    ('worse', "falls short of the task's own expert on"),
+    ('better', "is above the task's own expert on"),
+    ('undecided', "cannot be told apart from the task's own expert on"),
+  ):
+    if groups[key]:
+      words = words.replace("the task's own expert", 'it') if parts else words
+      every = len(groups[key]) == len(tests) > 1
+      where = 'every task' if every else listing(groups[key])
+      parts.append(f'{words} {where}')
+  return f'it {listing(parts)}'
