@@ -19,12 +19,19 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 
 def unflatten(leaves: Mapping[str, Any]) -> Params:
-  """Nested dicts from leaves by name; the inverse of `flatten`."""
+  """Nested dicts from leaves by name; the inverse of `flatten`.
+
+  Raises:
+    ValueError: if one name goes through another, as `a` and `a/b`.
+  """
   tree: Params = {}
   for name in sorted(leaves):
     *parents, last = name.split('/')
     node = tree
-    for parent in parents:
+    for depth, parent in enumerate(parents, 1):
+      through = '/'.join(parents[:depth])
+      if through in leaves:
+        raise ValueError(f'leaf {name!r} lies below another leaf, {through!r}')
       node = node.setdefault(parent, {})
     node[last] = leaves[name]
   return tree
@@ -84,8 +91,15 @@ def check_same(
   if lines:
     raise ValueError(
       f'{what}: {len(lines)} tensors differ '
-      '(- missing, + unexpected, ! shape):\n  ' + '\n  '.join(lines[:20])
+      f'(- missing, + unexpected, ! shape):{listing(lines)}'
     )
+
+
+def listing(lines: Sequence[str], most: int = 20) -> str:
+  """Lines for the end of an error, one each, and how many were left out."""
+  left = len(lines) - most
+  shown = [*lines[:most], *([f'... and {left} more'] if left > 0 else [])]
+  return ''.join(f'\n  {line}' for line in shown)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

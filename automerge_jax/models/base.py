@@ -55,8 +55,8 @@ def unpack(keys: Sequence[Key], params: Params) -> dict[str, np.ndarray]:
   for key in keys:
     leaf = np.asarray(leaves[key.path])
     tensor = leaf if key.layer is None else leaf[key.layer]
-    tensors[key.stored] = np.ascontiguousarray(
-      tensor.swapaxes(-1, -2) if key.transpose else tensor
+    tensors[key.stored] = np.asarray(
+      tensor.swapaxes(-1, -2) if key.transpose else tensor, order='C'
     )
   return tensors
 
@@ -83,7 +83,7 @@ def check_keys(family: Family, stored: Sequence[str]) -> None:
     lines += [f'+ {name} (not in the key table)' for name in unmapped]
     raise ValueError(
       f'checkpoint does not fit model family {family.name!r} with '
-      f'{family.num_layers} layers:\n  ' + '\n  '.join(lines[:20])
+      f'{family.num_layers} layers:' + trees.listing(lines)
     )
 
 
@@ -95,5 +95,5 @@ def _join(
     for row, t in zip(rows, tensors, strict=True)
   ]
   if rows[0].layer is None:
-    return np.ascontiguousarray(arrays[0])
+    return np.asarray(arrays[0], order='C')
   return np.stack(arrays, axis=lead)
