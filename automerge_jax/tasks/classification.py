@@ -154,7 +154,8 @@ def logits(heads: Heads, features: Array, task: Array) -> Array:
   Returns:
     [B, C].
   """
-  every = jnp.einsum('bd,tdc->btc', features, heads['kernel']) + heads['bias']
+  every = jnp.einsum('bd,tdc->btc', features, heads['kernel'])
+  every = every + heads['bias'][None]
   return jnp.take_along_axis(every, task[:, None, None], 1)[:, 0]
 
 
