@@ -1,0 +1,113 @@
+"""Orbax checkpoints, the only place that imports Orbax (its v1 API).
+
+Arrays are stored without their device placement, so that a checkpoint written
+on one machine opens on any other; a save is whole or not there at all.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from automerge_jax import trees
+
+
+def save(
+  path: str | pathlib.Path, tree: Any, metadata: dict[str, Any] | None = None
+) -> None:
+  """Writes a pytree of arrays and scalars, replacing what was there.
+
+  Args:
+    path: folder of the checkpoint.
+    tree: the pytree.
+    metadata: JSON values kept beside it.
+  """
+  ocp.save(
+    _absolute(path), _host(tree), custom_metadata=metadata, overwrite=True
+  )
+
+
+def load(path: str | pathlib.Path, like: Any = None) -> Any:
+  """Reads a pytree.
+
+  Args:
+    path: folder of the checkpoint.
+    like: a pytree of arrays with the wanted structure, shapes and placement;
+      without it, nested dicts and lists of numpy arrays.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint.
+    ValueError: if `like` and the checkpoint differ, listing each leaf.
+  """
+  path = _absolute(path)
+  if not ocp.is_orbax_checkpoint(path):
+    raise FileNotFoundError(f'{path} is not an Orbax checkpoint folder')
+  if like is None:
+    return ocp.load(path)
+  _check(ocp.metadata(path).metadata, like, path)
+  return ocp.load(path, like)
+
+
+def metadata(path: str | pathlib.Path) -> dict[str, Any] | None:
+  """What `save` was given as metadata."""
+  return ocp.metadata(_absolute(path)).custom_metadata
+
+
+def save_step(
+  folder: str | pathlib.Path, step: int, tree: Any, keep: int = 2
+) -> None:
+  """Writes the state of one step and keeps the newest `keep` of them."""
+  policy = ocp.training.preservation_policies.LatestN(keep)
+  with ocp.training.Checkpointer(
+    _absolute(folder), preservation_policy=policy, cleanup_tmp_directories=True
+  ) as checkpointer:
+    checkpointer.save(step, _host(tree), overwrite=True)
+
+
+def load_step(folder: str | pathlib.Path, like: Any) -> tuple[int, Any] | None:
+  """The newest step and its state, or None if there is none yet.
+
+  Raises:
+    ValueError: if `like` and the checkpoint differ, listing each leaf.
+  """
+  folder = _absolute(folder)
+  if not folder.is_dir():
+    return None
+  with ocp.training.Checkpointer(folder) as checkpointer:
+    if checkpointer.latest is None:
+      return None
+    step = checkpointer.latest.step
+    _check(checkpointer.metadata(step).metadata, like, folder / str(step))
+    return step, checkpointer.load(step, like)
+
+
+def _absolute(path: str | pathlib.Path) -> pathlib.Path:
+  return pathlib.Path(path).absolute()  # Orbax refuses relative paths
+
+
+def _is_key(leaf: Any) -> bool:
+  return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
+    leaf.dtype, jax.dtypes.prng_key
+  )
+
+
+def _host(tree: Any) -> Any:
+  return jax.tree.map(
+    lambda leaf: (
+      np.asarray(leaf)
+      if isinstance(leaf, jax.Array) and not _is_key(leaf)
+      else leaf
+    ),
+    tree,
+  )
+
+
+def _check(stored: Any, like: Any, path: pathlib.Path) -> None:
+  """Raises ValueError where `like` asks for other leaves than are stored."""
+  have, want = trees.flatten(stored), trees.flatten(like)
+  for name in set(have) & set(want):
+    if _is_key(want[name]) or not hasattr(want[name], 'shape'):
+      have[name] = want[name] = np.zeros(())  # stored in a form of their own
+  trees.check_same(have, want, f'checkpoint {path}')
