@@ -51,6 +51,9 @@ class Family:
     head: `(params, carry) -> outputs`.
     layer_info: per-layer arrays [L, ...] that steer `block`, or None.
     keys: the key table, one row a stored tensor.
+    components: (name, filter) pairs that sort tensors, the first filter that is
+      part of the stored name counting; the last filter is None and takes the
+      rest. The component `stem` is a group of its own.
     skip: stored names that are rightly not read (integer buffers).
   """
 
@@ -61,6 +64,7 @@ class Family:
   head: Callable[[Params, Carry], Array]
   layer_info: Any
   keys: tuple[Key, ...]
+  components: tuple[tuple[str, str | None], ...]
   skip: tuple[str, ...] = ()
 
 
@@ -167,14 +171,17 @@ class SearchSpace(NamedTuple):
   what is scored is exactly what the recipe says.
 
   Attributes:
-    names: D names, one a dimension.
-    quantise: `x [..., D] in [0, 1] -> c [..., D]`; jittable.
-    encode: `c [..., D] -> x [..., D]`; the inverse up to the grid.
+    names: D names, one a dimension, `parameter/expert/layers/component`.
+    correlation: prior correlation of the dimensions, [D, D]: coefficients of
+      one expert belong together before anything is known of their layers.
+    quantise: `x [D] -> c [D]`, x clipped to [0, 1]; jittable.
+    encode: `c [D] -> x [D]`; the inverse up to the grid.
     decode: `c [D] -> MergePlan`; pure indexing, jittable, differentiable.
     describe: `c [D] -> Recipe`; on the host.
   """
 
   names: tuple[str, ...]
+  correlation: Any
   quantise: Callable[[Array], Array]
   encode: Callable[[Array], Array]
   decode: Callable[[Array], MergePlan]
@@ -185,15 +192,14 @@ class Optimizer(NamedTuple):
   """A search algorithm as pure functions; scores are always maximised.
 
   Attributes:
-    init: `(key, mean [D]) -> state`.
-    ask: `(key, state) -> (x [P, D], state)`; x may leave [0, 1] and is bounded
-      by the caller.
+    init: `(key, mean [D], correlation [D, D]) -> state`.
+    ask: `(key, state) -> (x [P, D], state)`, x within [0, 1].
     tell: `(key, x [P, D], scores [P], state) -> state`; only the order of the
       scores counts.
-    mean: `state -> x [D] or None`, the centre of the distribution, if any.
+    mean: `state -> x [D]`, the centre of the distribution; None without one.
   """
 
   init: Callable[..., Any]
   ask: Callable[..., Any]
   tell: Callable[..., Any]
-  mean: Callable[..., Any]
+  mean: Callable[[Any], Array] | None

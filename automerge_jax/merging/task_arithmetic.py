@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import jax.numpy as jnp
+
 from automerge_jax.merging import linear
 from automerge_jax.types import Array, MergeMethod, Parameter
 
@@ -12,12 +14,16 @@ def merge(
   base: Array,
   stack: Array,
 ) -> Array:
-  """θ₀ + λ Σ w τ, the sum divided by Σ w with `normalize`."""
+  """θ₀ + λ Σ w τ, the sum divided by Σ w with `normalize`.
+
+  A Σ w below 1e-8 divides nothing, as in mergekit.
+  """
   del facts
   weights = coefficients['weight']
+  total = linear.total_weight(weights)
   mixed = linear.normalised(
     linear.weighted_sum(weights, stack),
-    linear.total_weight(weights),
+    jnp.where(jnp.abs(total) < 1e-8, 1.0, total),
     coefficients['normalize'],
   )
   return base + coefficients['lambda'] * mixed

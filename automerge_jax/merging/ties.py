@@ -2,8 +2,8 @@
 
 Named semantics: mergekit 0.1.5. Trimming is per stored tensor and keeps exactly
 ⌊density n⌋ entries (at least one unless the density is 0), the lowest index
-first where magnitudes tie; the sign is elected on weighted deltas and a zero
-sum counts as +.
+first where magnitudes tie (mergekit's unstable sort leaves that open); the sign
+is elected on weighted deltas and a zero sum counts as +.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ def merge(
   weights = coefficients['weight'][axes]
   weighted = weights * trimmed
   elected = jnp.where(linear.total_weight(weighted) >= 0, 1.0, -1.0)
-  agrees = jnp.sign(weighted) == elected
+  agrees = jnp.sign(weighted) == elected[None]
   mixed = linear.total_weight(jnp.where(agrees, weighted, 0.0))
   divisor = linear.total_weight(jnp.where(agrees, weights, 0.0))
   divisor = jnp.where(divisor == 0, 1.0, divisor)

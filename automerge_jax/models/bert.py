@@ -174,6 +174,12 @@ def family(config: Config) -> Family:
     head=head,
     layer_info=None,
     keys=_keys(config),
+    components=(
+      ('stem', 'embeddings'),
+      ('rest', 'LayerNorm'),
+      ('attention', 'attention'),
+      ('mlp', None),
+    ),
     skip=('embeddings.position_ids',),  # an integer buffer, not a weight
   )
 

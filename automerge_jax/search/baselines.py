@@ -1,0 +1,85 @@
+"""The hand-made merges that a search must beat, and its start points."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from automerge_jax.recipe import Recipe, Slice, Source
+from automerge_jax.types import SearchSpace
+
+
+def _all(method: str, experts: Sequence[str], base: str | None, **parameters):
+  sources = tuple(Source(name, dict(parameters)) for name in experts)
+  return Recipe(method, (Slice(sources),), base_model=base)
+
+
+def uniform(experts: Sequence[str]) -> Recipe:
+  """The average of the experts."""
+  return _all('linear', experts, None, weight=1.0)
+
+
+def task_arithmetic(
+  experts: Sequence[str], base: str, weights: Sequence[float]
+) -> list[Recipe]:
+  """One weight for all experts, for each weight of a grid."""
+  return [_all('task_arithmetic', experts, base, weight=w) for w in weights]
+
+
+def ties(
+  experts: Sequence[str],
+  base: str,
+  scales: Sequence[float],
+  densities: Sequence[float],
+) -> list[Recipe]:
+  """TIES for each pair of a scale (`lambda`) and a density."""
+  return [
+    Recipe(
+      'ties',
+      (
+        Slice(tuple(Source(e, {'weight': 1.0, 'density': d}) for e in experts)),
+      ),
+      base_model=base,
+      parameters={'lambda': scale},
+    )
+    for scale in scales
+    for d in densities
+  ]
+
+
+def starts(
+  space: SearchSpace, experts: Sequence[str], weights: Sequence[float]
+) -> tuple[tuple[str, np.ndarray], ...]:
+  """Start points of a search: each expert, the average, a grid of one weight.
+
+  Densities start at 1. A grid point that is out of a space's range, or equal to
+  another (average and grid in a space without scale), is left out.
+
+  Args:
+    space: gives names `parameter/expert/...` of its dimensions.
+    experts: K names.
+    weights: the grid of a weight for all experts.
+
+  Returns:
+    (origin, coefficients [D]) pairs.
+  """
+  kinds = [name.split('/')[0] for name in space.names]
+  owners = [name.split('/')[1] for name in space.names]
+  by_expert = [(f'expert:{e}', {e: 1.0}) for e in experts]
+  shared = [('uniform', 1.0 / len(experts))]
+  shared += [(f'weight:{w:g}', w) for w in weights]
+  designs = by_expert + [
+    (origin, dict.fromkeys(experts, w)) for origin, w in shared
+  ]
+  found: dict[str, tuple[str, np.ndarray]] = {}
+  for origin, weight in designs:
+    wanted = np.asarray(
+      [
+        1.0 if kind == 'density' else weight.get(owner, 0.0)
+        for kind, owner in zip(kinds, owners, strict=True)
+      ],
+      np.float32,
+    )
+    c = np.asarray(space.quantise(space.encode(wanted)), np.float32)
+    if np.abs(c - wanted).max() < 1e-3:
+      found.setdefault(repr(space.describe(c)), (origin, c))
+  return tuple(found.values())

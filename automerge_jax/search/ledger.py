@@ -1,0 +1,182 @@
+"""The ledger: every candidate and every item score, durable, append-only.
+
+SQLite in WAL mode. It is the truth of a search: what was proposed is committed
+before it is scored, and read back, never recomputed, when a search continues.
+No row holds a time, so two runs of one search have equal ledgers.
+"""
+
+import contextlib
+import json
+import pathlib
+import sqlite3
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS items (
+  setting TEXT NOT NULL, task TEXT NOT NULL, ids TEXT NOT NULL,
+  PRIMARY KEY (setting, task));
+CREATE TABLE IF NOT EXISTS candidates (
+  generation INTEGER NOT NULL, slot INTEGER NOT NULL, origin TEXT NOT NULL,
+  recipe TEXT NOT NULL, coefficients BLOB NOT NULL,
+  PRIMARY KEY (generation, slot));
+CREATE TABLE IF NOT EXISTS scores (
+  recipe TEXT NOT NULL, setting TEXT NOT NULL, task TEXT NOT NULL,
+  correct BLOB, log_likelihood BLOB, failure TEXT,
+  PRIMARY KEY (recipe, setting, task));
+"""
+
+
+class Candidate(NamedTuple):
+  """A proposal: where it came from, its recipe's hash, its coefficients [D]."""
+
+  origin: str
+  recipe: str
+  coefficients: np.ndarray
+
+
+class Scores(NamedTuple):
+  """Item scores [n] of one recipe in one setting, or why there are none."""
+
+  correct: np.ndarray | None
+  log_likelihood: np.ndarray | None
+  failure: str | None = None
+
+
+class Ledger:
+  """An open ledger file; use as a context manager.
+
+  A setting names what was scored how (split, rung and a hash of the evaluation
+  settings); its items are recorded once, a task's scores follow their order.
+  """
+
+  def __init__(self, path: str | pathlib.Path):
+    self._db = sqlite3.connect(path, isolation_level=None)
+    self._db.execute('PRAGMA journal_mode=WAL')
+    self._db.execute('PRAGMA synchronous=FULL')
+    self._db.executescript(_SCHEMA)
+
+  def __enter__(self) -> 'Ledger':
+    return self
+
+  def __exit__(self, *error) -> None:
+    self._db.close()
+
+  def claim(self, identity: dict) -> None:
+    """Records what this search is, or checks that it is still the same.
+
+    Raises:
+      ValueError: naming the keys in which the recorded search differs.
+    """
+    for key, value in identity.items():
+      text = json.dumps(value, sort_keys=True)
+      self._db.execute('INSERT OR IGNORE INTO run VALUES (?, ?)', (key, text))
+      (have,) = self._db.execute(
+        'SELECT value FROM run WHERE key = ?', (key,)
+      ).fetchone()
+      if have != text:
+        raise ValueError(
+          f'the ledger was made with {key} = {have}, now it is {text}; use '
+          'another --workdir or restore the setting'
+        )
+
+  def record_items(self, setting: str, task: str, ids: Sequence[str]) -> None:
+    """Records the items of a setting and task, in the order of the scores."""
+    self._db.execute(
+      'INSERT OR IGNORE INTO items VALUES (?, ?, ?)',
+      (setting, task, json.dumps(list(ids))),
+    )
+
+  def propose(self, generation: int, candidates: Sequence[Candidate]) -> None:
+    """Commits a generation's proposals, all or none."""
+    rows = [
+      (generation, slot, c.origin, c.recipe, _floats(c.coefficients))
+      for slot, c in enumerate(candidates)
+    ]
+    with _transaction(self._db):
+      self._db.executemany(
+        'INSERT INTO candidates VALUES (?, ?, ?, ?, ?)', rows
+      )
+
+  def proposals(self, generation: int) -> list[Candidate]:
+    """A generation's proposals by slot; empty if it was not proposed yet."""
+    rows = self._db.execute(
+      'SELECT origin, recipe, coefficients FROM candidates '
+      'WHERE generation = ? ORDER BY slot',
+      (generation,),
+    )
+    return [
+      Candidate(origin, recipe, np.frombuffer(blob, np.float32))
+      for origin, recipe, blob in rows
+    ]
+
+  def record(
+    self,
+    setting: str,
+    tasks: Sequence[str],
+    task: np.ndarray,
+    scored: dict[str, Scores],
+  ) -> None:
+    """Commits item scores of several recipes in one setting, all or none.
+
+    Args:
+      setting: as in `record_items`.
+      tasks: task names.
+      task: index of each item's task, [n].
+      scored: scores [n] by recipe hash.
+    """
+    rows = []
+    for recipe, scores in scored.items():
+      for index, name in enumerate(tasks):
+        mine = task == index
+        correct = likelihood = None
+        if scores.failure is None:
+          correct = np.asarray(scores.correct)[mine].astype(np.uint8).tobytes()
+          likelihood = _floats(np.asarray(scores.log_likelihood)[mine])
+        rows.append(
+          (recipe, setting, name, correct, likelihood, scores.failure)
+        )
+    with _transaction(self._db):
+      self._db.executemany('INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?)', rows)
+
+  def scores(
+    self, recipe: str, setting: str, tasks: Sequence[str], task: np.ndarray
+  ) -> Scores | None:
+    """Recorded scores [n] of a recipe in a setting; None if there are none."""
+    rows = {
+      name: rest
+      for name, *rest in self._db.execute(
+        'SELECT task, correct, log_likelihood, failure FROM scores '
+        'WHERE recipe = ? AND setting = ?',
+        (recipe, setting),
+      )
+    }
+    if not rows:
+      return None
+    correct = np.full(len(task), np.nan, np.float32)
+    likelihood = np.full(len(task), np.nan, np.float32)
+    for index, name in enumerate(tasks):
+      right, nats, failure = rows[name]
+      if failure is not None:
+        return Scores(None, None, failure)
+      correct[task == index] = np.frombuffer(right, np.uint8)
+      likelihood[task == index] = np.frombuffer(nats, np.float32)
+    return Scores(correct, likelihood)
+
+
+def _floats(values: np.ndarray) -> bytes:
+  return np.asarray(values, np.float32).tobytes()
+
+
+@contextlib.contextmanager
+def _transaction(db: sqlite3.Connection):
+  db.execute('BEGIN IMMEDIATE')
+  try:
+    yield
+  except BaseException:
+    db.execute('ROLLBACK')
+    raise
+  db.execute('COMMIT')

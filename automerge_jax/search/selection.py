@@ -1,0 +1,137 @@
+"""Choosing among finished merges on items that no search has seen.
+
+Finalists and tuned baselines are chosen on the select items; the chosen few
+are then scored once on the held-out items. Everything is scored from the same
+tensors that an export writes.
+"""
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from automerge_jax import recipe as recipes
+from automerge_jax.io import safetensors
+from automerge_jax.merging import streaming
+from automerge_jax.models import base as models
+from automerge_jax.recipe import Recipe
+from automerge_jax.search import evaluate, fidelity
+from automerge_jax.search.ledger import Ledger, Scores
+from automerge_jax.tasks.itemset import ItemSet
+from automerge_jax.types import Family
+
+
+class Judge(NamedTuple):
+  """Scores whole models on one item set, remembering in the ledger.
+
+  Attributes:
+    items: what is scored.
+    score_tensors: `(key, load) -> Scores`; `load` gives stored tensors and is
+      called only if the ledger has no scores under `key`.
+    score_recipe: `recipe -> Scores`.
+    hash: effective hash of a recipe.
+  """
+
+  items: ItemSet
+  score_tensors: Callable[[str, Callable[[], Mapping[str, np.ndarray]]], Scores]
+  score_recipe: Callable[[Recipe], Scores]
+  hash: Callable[[Recipe], str]
+
+  def mean(self, scores: Scores) -> float:
+    """Mean accuracy over tasks."""
+    return float(fidelity.objective(scores.correct, self.items.task))
+
+
+def judge(
+  family: Family,
+  heads: evaluate.Heads,
+  items: ItemSet,
+  setting: str,
+  ledger: Ledger,
+  folders: Mapping[str, pathlib.Path],
+) -> Judge:
+  """A judge over an item set.
+
+  Args:
+    family: of all models.
+    heads: stacked task heads.
+    items: select, held-out or search items.
+    setting: name of the items and evaluation settings in the ledger.
+    ledger: where scores are kept.
+    folders: of the models that recipes name.
+  """
+  run = evaluate.scorer(family)
+  data = evaluate.buckets(items)
+  layers = {k.stored: streaming.layer_of(k.stored) for k in family.keys}
+  for t, task in enumerate(items.tasks):
+    mine = np.flatnonzero(items.task == t)
+    ledger.record_items(setting, task, [items.ids[i] for i in mine])
+
+  def score_tensors(key, load) -> Scores:
+    found = ledger.scores(key, setting, items.tasks, items.task)
+    if found is not None:
+      return found
+    packed = models.pack(family.keys, load())
+    params = jax.tree.map(jnp.asarray, packed)
+    scores = run(params, heads, data, len(items))
+    (reason,) = evaluate.failures(jax.tree.map(lambda leaf: leaf[None], scores))
+    host = jax.device_get(scores)
+    result = (
+      Scores(None, None, reason)
+      if reason
+      else Scores(host.correct, host.log_likelihood)
+    )
+    ledger.record(setting, items.tasks, items.task, {key: result})
+    return result
+
+  def effective(recipe: Recipe) -> str:
+    return recipes.effective_hash(recipe, layers, family.num_layers)
+
+  def score_recipe(recipe: Recipe) -> Scores:
+    return score_tensors(
+      effective(recipe), lambda: dict(streaming.merge(recipe, folders))
+    )
+
+  return Judge(items, score_tensors, score_recipe, effective)
+
+
+def expert_scores(
+  judge_: Judge, names: Sequence[str], folders: Mapping[str, pathlib.Path]
+) -> dict[str, Scores]:
+  """Scores of unmerged models, by name."""
+  return {
+    name: judge_.score_tensors(
+      name, lambda n=name: safetensors.read(folders[n])
+    )
+    for name in names
+  }
+
+
+def best(
+  judge_: Judge, contenders: Sequence[Recipe]
+) -> tuple[int, list[float]]:
+  """Index of the best recipe on the judge's items, and every mean accuracy.
+
+  Ties go to the higher log-likelihood, then to the first; failed merges are
+  never chosen.
+
+  Raises:
+    ValueError: if all of them failed.
+  """
+  keys, means = [], []
+  for recipe in contenders:
+    scores = judge_.score_recipe(recipe)
+    if scores.failure is not None:
+      keys.append((-np.inf, -np.inf))
+      means.append(float('nan'))
+      continue
+    likelihood = fidelity.objective(scores.log_likelihood, judge_.items.task)
+    means.append(judge_.mean(scores))
+    keys.append((means[-1], float(likelihood)))
+  index = max(range(len(keys)), key=lambda i: (keys[i], -i))
+  if np.isnan(means[index]):
+    raise ValueError(f'all {len(contenders)} contenders failed to score')
+  return index, means

@@ -1,0 +1,202 @@
+"""Fusion spaces: one merge method, its parameters free in every cell.
+
+With one cell this is model-wise merging; with layers times components it is the
+layer-wise fusion (LFS) of https://arxiv.org/abs/2502.04030, here with a
+coefficient for each expert.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from automerge_jax import trees
+from automerge_jax.recipe import Recipe, Slice, Source
+from automerge_jax.spaces.cells import Cells
+from automerge_jax.types import Array, MergeMethod, MergePlan, SearchSpace
+
+_GRID = {'density': 1e3}  # steps a unit; other parameters move in 1e-4
+_PRIOR_CORRELATION = 0.5  # between the cells of one expert
+
+
+def space(
+  method: MergeMethod,
+  cells: Cells,
+  experts: Sequence[str],
+  base_model: str,
+  ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> SearchSpace:
+  """The space of all recipes of one method over the given cells.
+
+  Args:
+    method: the merge method; its searched parameters become dimensions. SLERP
+      gets a score for each expert instead: in each layer group the two highest
+      (summed over components) are merged, t being the second's share.
+    cells: which tensors share coefficients.
+    experts: model names as recipes shall name them, K.
+    base_model: the base's name.
+    ranges: other (low, high) than the method's, by parameter.
+
+  Raises:
+    ValueError: if `ranges` names a parameter that is not searched.
+  """
+  spherical = method.name == 'slerp'
+  searched = {
+    p.name: (p.low, p.high, p.per_expert)
+    for p in method.parameters
+    if p.low is not None and p.high is not None
+  }
+  if spherical:
+    searched = {'score': (0.0, 1.0, True)}
+  for name, (low, high) in (ranges or {}).items():
+    if name not in searched:
+      raise ValueError(
+        f'range given for {name!r}, which {method.name} does not search'
+        + trees.nearest(name, searched)
+      )
+    searched[name] = (low, high, searched[name][2])
+
+  # Dimensions: parameter-major, then expert, then cell.
+  blocks, names, lows, highs, grids, owners = {}, [], [], [], [], []
+  for name, (low, high, per_expert) in searched.items():
+    owner_names = list(experts) if per_expert else ['all']
+    start = len(names)
+    for owner in owner_names:
+      for group, component in cells.names:
+        span = 'all' if group is None else '{}-{}'.format(*cells.spans[group])
+        names.append(f'{name}/{owner}/{span}/{component or "all"}')
+        owners.append(f'{name}/{owner}')
+    size = len(names) - start
+    lows += [low] * size
+    highs += [high] * size
+    grids += [_GRID.get(name, 1e4)] * size
+    blocks[name] = (start, size, per_expert)
+  low, high = np.asarray(lows, np.float32), np.asarray(highs, np.float32)
+  grid = np.asarray(grids, np.float32)
+  same = np.asarray(owners)[:, None] == np.asarray(owners)[None]
+  correlation = np.where(same, _PRIOR_CORRELATION, 0.0)
+  np.fill_diagonal(correlation, 1.0)
+
+  def quantise(x: Array) -> Array:
+    c = low + jnp.clip(x, 0.0, 1.0) * (high - low)
+    return jnp.rint(c * grid) / grid
+
+  def encode(c: Array) -> Array:
+    return (jnp.asarray(c) - low) / (high - low)
+
+  def decode(c: Array) -> MergePlan:
+    values = {}
+    for name, (start, size, per_expert) in blocks.items():
+      block = c[start : start + size]
+      values[name] = (
+        block.reshape(len(experts), -1) if per_expert else block
+      )  # [K, cells] or [cells]
+    if spherical:
+      values = _pairs(values['score'], cells)
+    fixed = {
+      p.name: jnp.full(len(cells.names), p.default, jnp.float32)
+      for p in method.parameters
+      if p.name not in values
+    }
+    return {
+      path: {k: v[..., cell] for k, v in (values | fixed).items()}
+      for path, cell in cells.of_leaf.items()
+    }
+
+  compiled = jax.jit(decode)
+
+  def describe(c) -> Recipe:
+    plan = jax.device_get(compiled(jnp.asarray(c, jnp.float32)))
+    return _recipe(method, plan, cells, list(experts), base_model)
+
+  return SearchSpace(
+    tuple(names), correlation, quantise, encode, decode, describe
+  )
+
+
+def _pairs(score: Array, cells: Cells) -> dict[str, Array]:
+  """SLERP's pair and t of each cell, from scores [K, cells]."""
+  # The stem follows the first layer group: a slice has one pair of models.
+  groups = np.asarray([group or 0 for group, _ in cells.names])
+  member = (groups[:, None] == np.arange(groups.max() + 1)).astype(np.float32)
+  ranking = jnp.argsort(-(score @ member), axis=0, stable=True)  # [K, groups]
+  first, second = ranking[0][groups], ranking[1][groups]
+  columns = np.arange(len(groups))
+  high, low = score[first, columns], score[second, columns]
+  share = jnp.where(high + low > 0, low / jnp.maximum(high + low, 1e-9), 0.5)
+  return {
+    't': jnp.rint(share * 1e4) / 1e4,
+    'first': first.astype(jnp.float32),
+    'second': second.astype(jnp.float32),
+  }
+
+
+def _recipe(
+  method: MergeMethod,
+  plan: Mapping[str, Mapping[str, np.ndarray]],
+  cells: Cells,
+  experts: list[str],
+  base_model: str,
+) -> Recipe:
+  """Writes a plan down; `streaming.merge` of it gives the plan's tensors."""
+  # One leaf entry of each cell is enough, all others are equal.
+  where = {}
+  for path, of_leaf in cells.of_leaf.items():
+    for at, cell in np.ndenumerate(of_leaf):
+      where.setdefault(int(cell), (path, at))
+
+  def value(cell: int, name: str, expert: int | None) -> float:
+    path, at = where[cell]
+    array = plan[path][name]
+    number = array[at] if expert is None else array[(expert, *at)]
+    return float(
+      str(np.float32(number))
+    )  # the shortest decimal that rounds back
+
+  deltas = method.stack == 'deltas'
+  spherical = method.name == 'slerp'
+  per_expert = [p.name for p in method.parameters if p.per_expert]
+  parts = []
+  for group, span in enumerate(cells.spans):
+
+    def setting(name: str, expert: int | None, group: int = group) -> Any:
+      if not cells.filters:
+        return value(0, name, expert)
+      entries = []
+      for component, part in cells.filters:
+        owner = None if component == 'stem' else group
+        if component == 'stem' and group > 0:
+          continue
+        cell = cells.names.index((owner, component))
+        entry: dict[str, Any] = {} if part is None else {'filter': part}
+        entries.append(entry | {'value': value(cell, name, expert)})
+      return entries
+
+    first_cell = next(
+      i
+      for i, (g, _) in enumerate(cells.names)
+      if g == group or not cells.filters
+    )
+    if spherical:
+      chosen = [int(value(first_cell, k, None)) for k in ('first', 'second')]
+    else:
+      chosen = list(range(len(experts)))
+    sources = tuple(
+      Source(experts[k], {name: setting(name, k) for name in per_expert})
+      for k in chosen
+    )
+    parts.append(
+      Slice(
+        sources,
+        layers=span if cells.filters else None,
+        base_model=experts[chosen[0]] if spherical else None,
+        parameters={'t': setting('t', None)} if spherical else {},
+      )
+    )
+  return Recipe(
+    merge_method=method.name,
+    slices=tuple(parts),
+    base_model=base_model if deltas else None,
+  )
