@@ -74,18 +74,20 @@ def read(folder: str | pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def write(
-  folder: str | pathlib.Path, tensors: Mapping[str, np.ndarray]
+  folder: str | pathlib.Path,
+  tensors: Mapping[str, np.ndarray],
+  filename: str = SINGLE,
 ) -> None:
-  """Writes `model.safetensors`, whole or not at all."""
+  """Writes one safetensors file, whole or not at all."""
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  partial = folder / (SINGLE + '.partial')
+  partial = folder / (filename + '.partial')
   contiguous = {k: np.asarray(v, order='C') for k, v in tensors.items()}
   try:
     safetensors.numpy.save_file(contiguous, partial, metadata={'format': 'pt'})
     with open(partial, 'rb') as handle:
       os.fsync(handle.fileno())
-    partial.replace(folder / SINGLE)
+    partial.replace(folder / filename)
   finally:
     partial.unlink(missing_ok=True)
 

@@ -1,0 +1,139 @@
+"""Expert folders: a Hugging Face model folder with a classification head.
+
+model.safetensors, config.json, tokenizer...  as the base has them
+head.safetensors                              kernel [d, C], bias [C]
+head.json                                     the task that it is for
+train.json                                    how it was made; written last
+"""
+
+import json
+import pathlib
+import shutil
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors.numpy
+
+from automerge_jax.io import assets
+from automerge_jax.io import safetensors as weights
+from automerge_jax.models import base
+from automerge_jax.tasks.classification import Task
+from automerge_jax.types import Family, Params
+
+HEAD = 'head.safetensors'
+TASK = 'head.json'
+REPORT = 'train.json'
+
+
+class Head(NamedTuple):
+  """A task and its head.
+
+  Attributes:
+    task: what it classifies.
+    kernel: float32 [d, C].
+    bias: float32 [C].
+  """
+
+  task: Task
+  kernel: np.ndarray
+  bias: np.ndarray
+
+
+def write(
+  folder: str | pathlib.Path,
+  base_folder: str | pathlib.Path,
+  family: Family,
+  params: Params,
+  head: Head,
+  report: dict[str, Any],
+) -> None:
+  """Writes an expert, its report last: a folder with a report is whole.
+
+  Args:
+    folder: of the expert.
+    base_folder: config, tokenizer and unread tensors are taken from it.
+    family: of the base.
+    params: fine-tuned trunk.
+    head: fine-tuned head.
+    report: JSON values.
+  """
+  folder, base_folder = pathlib.Path(folder), pathlib.Path(base_folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  copy_companions(base_folder, folder)
+  tensors = base.unpack(family.keys, params)
+  kept = [name for name in weights.files(base_folder) if name in family.skip]
+  tensors |= dict(weights.stream(base_folder, kept))
+  weights.write(folder, tensors)
+  write_head(folder, head)
+  write_json(folder / REPORT, report)
+
+
+def copy_companions(base_folder: pathlib.Path, folder: pathlib.Path) -> None:
+  """Copies config and tokenizer files, all that is no weight."""
+  for path in sorted(base_folder.iterdir()):
+    if path.is_file() and path.suffix in ('.json', '.txt', '.model'):
+      if path.name not in (assets.MANIFEST, weights.INDEX, TASK, REPORT):
+        shutil.copyfile(path, folder / path.name)
+
+
+def write_head(folder: str | pathlib.Path, head: Head) -> None:
+  """Writes `head.safetensors` and `head.json`."""
+  folder = pathlib.Path(folder)
+  weights.write(folder, {'kernel': head.kernel, 'bias': head.bias}, HEAD)
+  task = {
+    'task': head.task.name,
+    'classes': list(head.task.classes),
+    'max_tokens': head.task.max_tokens,
+    'metric': head.task.metric,
+  }
+  write_json(folder / TASK, task)
+
+
+def read_head(folder: str | pathlib.Path) -> Head:
+  """The head of an expert folder.
+
+  Raises:
+    FileNotFoundError: if a file of it is missing.
+    ValueError: if head and task differ in the number of classes.
+  """
+  folder = pathlib.Path(folder)
+  for name in (HEAD, TASK):
+    if not (folder / name).is_file():
+      raise FileNotFoundError(f'{folder} has no {name}; expected an expert')
+  told = json.loads((folder / TASK).read_text())
+  arrays = safetensors.numpy.load_file(folder / HEAD)
+  task = Task(
+    told['task'], tuple(told['classes']), told['max_tokens'], told['metric']
+  )
+  if arrays['bias'].shape != (len(task.classes),):
+    raise ValueError(
+      f'{folder}: head has {arrays["bias"].shape[0]} classes, '
+      f'{TASK} names {len(task.classes)}'
+    )
+  return Head(task, arrays['kernel'], arrays['bias'])
+
+
+def read_report(folder: str | pathlib.Path) -> dict[str, Any] | None:
+  """How an expert was made, or None where there is no finished one."""
+  path = pathlib.Path(folder) / REPORT
+  return json.loads(path.read_text()) if path.is_file() else None
+
+
+def check_finished(
+  folder: str | pathlib.Path, names: list[str], command: str
+) -> None:
+  """Raises FileNotFoundError naming missing experts and how to make them."""
+  folder = pathlib.Path(folder)
+  missing = [n for n in names if not (folder / n / REPORT).is_file()]
+  if missing:
+    raise FileNotFoundError(
+      f'no finished expert for {missing} in {folder}; make them with:\n'
+      f'  {command}'
+    )
+
+
+def write_json(path: pathlib.Path, values: Any) -> None:
+  """Writes JSON, whole or not at all."""
+  partial = path.with_name(path.name + '.partial')
+  partial.write_text(json.dumps(values, indent=2) + '\n')
+  partial.replace(path)

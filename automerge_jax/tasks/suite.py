@@ -1,0 +1,167 @@
+"""Making experts: base and items in, finished expert folders out."""
+
+import pathlib
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from automerge_jax.io import safetensors, tokenizers
+from automerge_jax.models import registry
+from automerge_jax.tasks import (
+  classification,
+  experts,
+  finetune,
+  inference,
+  probe,
+  sealed,
+  sources,
+  splits,
+)
+from automerge_jax.tasks.partition import Item
+
+CHECKPOINTS = 'checkpoints'
+
+
+def make_expert(
+  folder: str | pathlib.Path,
+  base_folder: str | pathlib.Path,
+  task: classification.Task,
+  options: finetune.Options,
+  *,
+  examples: int,
+  select: int,
+  heldout: int,
+  progress: bool = True,
+) -> dict[str, Any]:
+  """Fine-tunes one expert, or finds it finished.
+
+  A run that was killed continues at its newest resume point.
+
+  Args:
+    folder: of the expert.
+    base_folder: Hugging Face folder of the base.
+    task: what it is for.
+    options: how.
+    examples: training items.
+    select: items to judge the options by.
+    heldout: items of the reported accuracy.
+    progress: whether to show a progress bar.
+
+  Returns:
+    The report, as in `train.json`.
+
+  Raises:
+    ValueError: if a finished expert was made with other settings.
+  """
+  folder = pathlib.Path(folder)
+  settings = {
+    'base': safetensors.fingerprint(base_folder),
+    'task': task.name,
+    'max_tokens': task.max_tokens,
+    'examples': examples,
+    'select': select,
+    'heldout': heldout,
+    **_plain(options),
+  }
+  report = experts.read_report(folder)
+  if report is not None:
+    _check_settings(folder, report['settings'], settings)
+    return report
+  begin = time.perf_counter()
+  model = registry.load(base_folder)
+  tokenizer = tokenizers.load(base_folder)
+
+  def prepare(items: Sequence[Item]):
+    texts = [item.text for item in items]
+    tokens = tokenizers.encode(tokenizer, texts, task.max_tokens)
+    labels = np.array([item.label for item in items], np.int32)
+    zeros = [0] * len(items)
+    buckets = classification.bucket(tokens, zeros, labels, options.lengths)
+    return tokens, labels, buckets
+
+  tokens, labels, buckets = prepare(splits.train_items(task.name, examples))
+  judged = {
+    'select': prepare(sealed.select_items(task.name, select))[2],
+    'heldout': prepare(sealed.heldout_items(task.name, heldout))[2],
+  }
+  sizes = {'select': select, 'heldout': heldout}
+  features_of = inference.features_fn(model.family)
+  scores_of = inference.scores_fn(model.family)
+  base_params = jax.device_put(model.params)
+  features = inference.in_order(
+    [features_of(base_params, items) for items in buckets], buckets, examples
+  )
+  kernel, bias = probe.fit(features, labels, num_classes=len(task.classes))
+
+  def judge(params, head):
+    heads = classification.stack_heads([(head['kernel'], head['bias'])])
+    return {
+      split: _summary(
+        [scores_of(params, heads, i) for i in buckets], buckets, sizes[split]
+      )
+      for split, buckets in judged.items()
+    }
+
+  probed = judge(base_params, {'kernel': kernel, 'bias': bias})
+  trained = finetune.train(
+    model.family,
+    model.params,
+    {'kernel': kernel, 'bias': bias},
+    tokens,
+    labels,
+    options,
+    checkpoints=folder / CHECKPOINTS,
+    progress=task.name if progress else None,
+  )
+  report = {
+    'settings': settings,
+    'classes': list(task.classes),
+    'expert': judge(trained['trunk'], trained['head']),
+    'probed_base': probed,
+    'environment': {'seconds': round(time.perf_counter() - begin, 1)},
+  }
+  head = experts.Head(task, trained['head']['kernel'], trained['head']['bias'])
+  experts.write(
+    folder, base_folder, model.family, trained['trunk'], head, report
+  )
+  shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+  return report
+
+
+def make_task(name: str, max_tokens: int) -> classification.Task:
+  """A task of the suite, with the class names of its source."""
+  return classification.Task(name, sources.read(name).classes, max_tokens)
+
+
+def _plain(options: finetune.Options) -> dict[str, Any]:
+  values = vars(options) | {'lengths': list(options.lengths)}
+  return {k: v for k, v in values.items() if k != 'checkpoint_every'}
+
+
+def _summary(scores, buckets, total: int) -> dict[str, float]:
+  correct = inference.in_order([s.correct for s in scores], buckets, total)
+  nats = inference.in_order([s.log_likelihood for s in scores], buckets, total)
+  return {
+    'accuracy': round(float(correct.mean()), 6),
+    'log_likelihood': round(float(nats.mean()), 6),
+    'n': total,
+  }
+
+
+def _check_settings(
+  folder: pathlib.Path, have: Mapping[str, Any], want: Mapping[str, Any]
+) -> None:
+  lines = [
+    f'{key}: {have.get(key)!r}, asked for {want.get(key)!r}'
+    for key in sorted(set(have) | set(want))
+    if have.get(key) != want.get(key)
+  ]
+  if lines:
+    raise ValueError(
+      f'{folder} holds an expert made with other settings; delete the folder '
+      'or choose another workdir:\n  ' + '\n  '.join(lines)
+    )

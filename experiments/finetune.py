@@ -1,0 +1,70 @@
+"""Fine-tunes the experts of a suite; finished ones are skipped.
+
+  python -m experiments.finetune --config=configs/encoder_suite.py \
+    --workdir=runs/encoder_suite
+"""
+
+import pathlib
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from automerge_jax.io import assets
+from automerge_jax.tasks import finetune, suite
+from experiments import startup
+
+CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'The suite.', lock_config=True
+)
+WORKDIR = flags.DEFINE_string('workdir', None, 'Experts go to WORKDIR/experts.')
+flags.mark_flags_as_required(['config', 'workdir'])
+
+
+def run(config, workdir: str | pathlib.Path) -> dict[str, dict]:
+  """Makes every expert of `config`; returns their reports by task."""
+  known = config.base in assets.ASSETS
+  base_folder = assets.fetch(config.base) if known else config.base
+  how = config.train
+  options = finetune.Options(
+    epochs=how.epochs,
+    batch_size=how.batch_size,
+    learning_rate=how.learning_rate,
+    warmup=how.warmup,
+    weight_decay=how.weight_decay,
+    clip=how.clip,
+    lengths=tuple(how.lengths),
+    checkpoint_every=how.checkpoint_every,
+    seed=config.seed,
+  )
+  reports = {}
+  for name, task in config.tasks.items():
+    report = suite.make_expert(
+      pathlib.Path(workdir) / 'experts' / name,
+      base_folder,
+      suite.make_task(name, task.max_tokens),
+      options,
+      examples=how.examples,
+      select=how.select,
+      heldout=how.heldout,
+    )
+    reports[name] = report
+    logging.info(
+      '%s: held-out accuracy %.3f (probed base %.3f, n=%d), %.0f s',
+      name,
+      report['expert']['heldout']['accuracy'],
+      report['probed_base']['heldout']['accuracy'],
+      report['expert']['heldout']['n'],
+      report['environment']['seconds'],
+    )
+  return reports
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments {argv[1:]}')
+  startup.compilation_cache()
+  run(CONFIG.value, WORKDIR.value)
+
+
+if __name__ == '__main__':
+  app.run(main)
