@@ -1,6 +1,6 @@
 """Hidden states of a Hugging Face folder by torch; runs in .venv-peers.
 
-  python bert_peer.py FOLDER INPUTS.npz OUTPUTS.npz
+python bert_peer.py FOLDER INPUTS.npz OUTPUTS.npz
 """
 
 import sys
