@@ -117,13 +117,13 @@ def _against_experts(summary: Mapping[str, Any]) -> str:
     groups[task_standing(tests[task])].append(task)
   parts = []
   for key, words in (
-    ('worse', "falls short of the task's own expert on"),
-    ('better', "is above the task's own expert on"),
-    ('undecided', "cannot be told apart from the task's own expert on"),
+    ('worse', 'falls short of'),
+    ('better', 'is above'),
+    ('undecided', 'cannot be told apart from'),
   ):
     if groups[key]:
-      words = words.replace("the task's own expert", 'it') if parts else words
+      noun = 'expert' if len(groups[key]) == 1 else 'experts'
       every = len(groups[key]) == len(tests) > 1
       where = 'every task' if every else listing(groups[key])
-      parts.append(f'{words} {where}')
+      parts.append(f'{words} the {noun} on {where}')
   return f'it {listing(parts)}'

@@ -1,0 +1,84 @@
+"""The model card: README.md of an exported Hugging Face folder."""
+
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+import yaml
+
+from automerge_jax.report import page, wording
+
+
+def render(
+  summary: Mapping[str, Any],
+  recipe_yaml: str,
+  files: Mapping[str, str],
+  *,
+  base_model: Sequence[str] = (),
+  license_id: str | None = None,
+) -> str:
+  """The card as Markdown with YAML front matter.
+
+  Args:
+    summary: see `summary.build`.
+    recipe_yaml: the recipe that rebuilds the model.
+    files: what each further file of the folder holds, `{name: description}`;
+      `heads.safetensors`, if there, is explained.
+    base_model: model ids that the merge descends from, if they are known.
+    license_id: licence of the merge, if it is known.
+  """
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+    autoescape=False,  # Markdown: names pass the `plain` filter instead
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  environment.filters.update(
+    percent=wording.percent,
+    points=wording.points,
+    heading=page.heading,
+    p_value=page.p_value,
+    plain=plain,
+  )
+  models = summary['models']
+  card = environment.get_template('model_card.md').render(
+    summary=summary,
+    front_matter=_front_matter(base_model, license_id),
+    models=[(name, models[name]['heldout']) for name in page.ordered(models)],
+    tests=summary['comparisons']['merged_vs_own_expert'],
+    own=summary['experts_on_own_task']['heldout']['mean'],
+    reading=lambda test: page.READINGS[wording.task_standing(test)],
+    recipe=recipe_yaml.rstrip('\n'),
+    fence=_fence(recipe_yaml),
+    files=dict(files),
+  )
+  return card.rstrip('\n') + '\n'
+
+
+def plain(text: str) -> str:
+  """Text that Markdown shows as it is, on one line."""
+  text = re.sub(r'\s+', ' ', str(text)).strip()
+  text = text.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')
+  return re.sub(r'([\\`*_\[\]|$~#])', r'\\\1', text)
+
+
+def _front_matter(base_model: Sequence[str], license_id: str | None) -> str:
+  fields: dict[str, Any] = {
+    'library_name': 'transformers',
+    'tags': ['merge', 'automerge_jax'],
+  }
+  if base_model:
+    fields['base_model'] = list(base_model)
+    fields['base_model_relation'] = 'merge'
+  if license_id:
+    fields['license'] = license_id
+  return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True).strip()
+
+
+def _fence(text: str) -> str:
+  """Backticks that no run inside the text can close."""
+  longest = max((len(run) for run in re.findall('`+', text)), default=0)
+  return '`' * max(3, longest + 1)

@@ -1,0 +1,218 @@
+"""The report page: the summary's numbers, self-contained, escaped."""
+
+import html.parser
+import re
+
+import pytest
+import synthetic_report
+from synthetic_report import RATES, TASKS
+
+from automerge_jax.report import page, wording
+
+HOSTILE = 'x"><script>alert(1)</script>$\\frac$'
+
+
+class _Reader(html.parser.HTMLParser):
+  """Tags with their attributes, tables as text, unclosed elements."""
+
+  VOID = ('meta', 'br', 'link', 'img')
+
+  def __init__(self):
+    super().__init__()
+    self.tags, self.open, self.tables = [], [], []
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append((tag, dict(attrs)))
+    if tag not in self.VOID:
+      self.open.append(tag)
+    if tag == 'table':
+      self.tables.append([])
+    if tag == 'tr':
+      self.tables[-1].append([])
+    if tag in ('td', 'th'):
+      self.tables[-1][-1].append('')
+
+  def handle_startendtag(self, tag, attrs):
+    self.tags.append((tag, dict(attrs)))
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    if self.open[-1:] and {'td', 'th'} & set(self.open):
+      self.tables[-1][-1][-1] += data + ' '
+
+
+def _read(text):
+  reader = _Reader()
+  reader.feed(text)
+  reader.close()
+  assert not reader.open
+  for table in reader.tables:
+    for row in table:
+      row[:] = [re.sub(r'\s+', ' ', cell).strip() for cell in row]
+  return reader
+
+
+@pytest.fixture(scope='module')
+def rendered():
+  summary = synthetic_report.build()
+  _, points = synthetic_report.search_log()
+  return summary, page.render(summary, points)
+
+
+def test_score_table_holds_the_summarys_numbers(rendered):
+  summary, text = rendered
+  header, *rows = _read(text).tables[0]
+  assert header[:2] == ['Model', 'Mean']
+  assert [cell.split()[0] for cell in header[2:]] == list(TASKS)
+  names = page.ordered(summary['models'])
+  assert names[0] == 'merged' and names[-1] == 'base'
+  assert [row[0] for row in rows[:-1]] == [page.heading(n) for n in names]
+  for name, row in zip(names, rows, strict=False):
+    held = summary['models'][name]['heldout']
+    for cell, shown in zip(
+      (held['mean'], *(held['tasks'][task] for task in TASKS)),
+      row[1:],
+      strict=True,
+    ):
+      assert shown == (
+        f'{100 * cell["accuracy"]:.1f} '
+        f'{100 * cell["low"]:.1f}–{100 * cell["high"]:.1f}'
+      )
+  own = summary['experts_on_own_task']['heldout']['mean']['accuracy']
+  assert rows[-1][1].startswith(f'{100 * own:.1f} ')
+
+
+def test_the_best_single_model_of_each_column_is_bold(rendered):
+  summary, text = rendered
+  bold = re.findall(r'class=best><b>([\d.]+)</b>', text)
+  models = summary['models'].values()
+  best = [max(m['heldout']['mean']['accuracy'] for m in models)] + [
+    max(m['heldout']['tasks'][task]['accuracy'] for m in models)
+    for task in TASKS
+  ]
+  assert sorted(bold) == sorted(f'{100 * value:.1f}' for value in best)
+
+
+def test_parents_table_holds_the_tests(rendered):
+  summary, text = rendered
+  _, *rows = _read(text).tables[1]
+  for task, row in zip(TASKS, rows, strict=True):
+    test = summary['comparisons']['merged_vs_own_expert'][task]
+    assert row[0] == task
+    assert row[3].split()[0] == wording.points(test['difference'])
+    assert row[5:8] == [
+      str(test['gained']),
+      str(test['lost']),
+      page.p_value(test['p_holm']),
+    ]
+
+
+def test_marks_stay_inside_their_cells(rendered):
+  _, text = rendered
+  marks = re.findall(r'left:([-\d.]+)%;width:([-\d.]+)%', text)
+  assert len(marks) > 20
+  for left, width in marks:
+    assert 0 <= float(left) and float(left) + float(width) <= 100.11
+
+
+def test_the_verdict_is_the_heading_and_comes_first(rendered):
+  summary, text = rendered
+  heading = re.search(r'<h1>(.*?)</h1>', text).group(1)
+  assert heading == summary['verdict']
+  assert text.index('<h1>') < text.index('<table>')
+
+
+def test_the_page_asks_for_nothing(rendered):
+  _, text = rendered
+  assert len(text) < 1_500_000
+  for tag, attributes in _read(text).tags:
+    assert tag not in ('script', 'link', 'iframe', 'object', 'base')
+    for name, value in attributes.items():
+      assert not name.startswith('on')
+      if name in ('src', 'href', 'xlink:href', 'srcset', 'data', 'action'):
+        assert value.startswith(('#', 'data:')), (tag, name, value)
+  assert '@import' not in text
+  assert not re.search(r'url\((?!#)', text)
+  left = text.replace('xmlns="http://www.w3.org/2000/svg"', '')
+  assert 'http:' not in left and 'https:' not in left
+
+
+def test_ids_are_unique_and_references_resolve(rendered):
+  tags = _read(rendered[1]).tags
+  ids = [attributes['id'] for _, attributes in tags if 'id' in attributes]
+  assert len(ids) == len(set(ids))
+  used = re.findall(r'(?:href="|url\()#([^")]+)', rendered[1])
+  used += [a['aria-labelledby'] for _, a in tags if 'aria-labelledby' in a]
+  assert used and set(used) <= set(ids)
+
+
+def test_every_drawing_is_named_or_hidden(rendered):
+  drawings = [a for tag, a in _read(rendered[1]).tags if tag == 'svg']
+  assert len(drawings) > 10
+  named = [a for a in drawings if a.get('role') == 'img']
+  assert all(a['aria-label'] for a in named)
+  # The key's glyphs are hidden; the colour bar is inside a hidden element.
+  assert len(drawings) - len(named) == 6
+
+
+def test_hostile_names_are_text_only():
+  rates = {**RATES, HOSTILE: (0.7,) * 4}
+  log, points = synthetic_report.search_log()
+  coefficients = synthetic_report.coefficients()
+  coefficients['experts'][0] = HOSTILE
+  coefficients['components'][1] = HOSTILE
+  summary = synthetic_report.build(
+    rates, log=log, coefficients=coefficients, environment={'note': HOSTILE}
+  )
+  text = page.render(summary, points)
+  assert '<script' not in text
+  assert text.count('alert(1)') >= 4
+  _read(text)
+
+
+def test_hostile_task_names_are_text_only():
+  tasks = (HOSTILE, *TASKS[1:])
+  renamed = {
+    'expert:' + HOSTILE if name == 'expert:movie' else name: rate
+    for name, rate in RATES.items()
+  }
+  log, points = synthetic_report.search_log()
+  for point in points:
+    point['scores'][HOSTILE] = point['scores'].pop('movie')
+  summary = synthetic_report.build(renamed, task_names=tasks, log=log)
+  text = page.render(summary, points)
+  assert '<script' not in text
+  _read(text)
+
+
+def test_same_input_same_page(rendered):
+  _, points = synthetic_report.search_log()
+  assert page.render(synthetic_report.build(), points) == rendered[1]
+
+
+def test_a_page_without_optional_parts():
+  summary = synthetic_report.build(
+    coefficients=None, environment={}, finalists=[]
+  )
+  text = page.render(summary, [])
+  assert 'id="heat"' not in text and 'id="finalists"' not in text
+  _read(text)
+
+
+def test_a_gap_that_does_not_exist_is_explained():
+  rates = {name: (0.8,) * 4 for name in RATES}
+  rates['task_arithmetic'] = (0.9,) * 4
+  summary = synthetic_report.build(rates)
+  text = page.render(summary, [])
+  assert 'are not above the baseline' in text
+  assert 'Worse than tuned task arithmetic' in text
+
+
+def test_log_likelihood_finalists_are_in_nats():
+  summary = synthetic_report.build(objective='mean log-likelihood')
+  for row in summary['finalists']:
+    row['select'] = -0.4567
+  text = page.render(summary, [])
+  assert '−0.457' in text and 'nats' in text
