@@ -29,7 +29,7 @@ def merge(
   sine = jnp.sin(omega)
   parallel = jnp.abs(cosine) > _PARALLEL
   safe = jnp.where(parallel, 1.0, sine)
-  a = jnp.where(parallel, 1.0 - t, jnp.sin(omega - t * omega) / safe)
+  a = jnp.where(parallel, 1.0 - t, jnp.sin((1.0 - t) * omega) / safe)
   b = jnp.where(parallel, t, jnp.sin(t * omega) / safe)
   return a * stack[first] + b * stack[second]
 

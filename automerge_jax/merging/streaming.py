@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from automerge_jax.io import safetensors
@@ -56,7 +57,7 @@ def merge(
   with safetensors.Reader(folders) as reader:
     for name in names:
       kept = reader.get(lead, name)
-      if not np.issubdtype(kept.dtype, np.floating):
+      if not jnp.issubdtype(kept.dtype, jnp.floating):  # knows bfloat16
         yield name, kept
         continue
       resolved = resolve(recipe, name, layers[name], num_layers)
