@@ -201,6 +201,13 @@ def test_a_page_without_optional_parts():
   _read(text)
 
 
+def test_failed_candidates_are_not_drawn(rendered):
+  summary, text = rendered
+  _, points = synthetic_report.search_log()
+  failed = {**points[0], 'mean': float('nan'), 'scores': {}}
+  assert page.render(summary, [*points, failed]) == text
+
+
 def test_a_gap_that_does_not_exist_is_explained():
   rates = {name: (0.8,) * 4 for name in RATES}
   rates['task_arithmetic'] = (0.9,) * 4

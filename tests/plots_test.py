@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import synthetic_report
 
-from automerge_jax.report import plots
+from automerge_jax.report import plots, trade_offs
 
 SVG = '{http://www.w3.org/2000/svg}'
 
@@ -64,13 +64,31 @@ def test_curve_without_candidates_still_stands(search):
   assert _marks(plots.search_curve(search[0], [])) == 0
 
 
+def test_curve_before_any_candidate_passed_the_last_rung():
+  log, points = synthetic_report.search_log()
+  for row in log[:3]:
+    row.update(incumbent=float('nan'), best=None)
+  summary = synthetic_report.build(log=log)
+  assert summary['search']['curve'][0]['incumbent'] is None
+  panel = plots.search_curve(summary, points)
+  assert 'nan' not in panel.svg.lower()
+  first = 100 * log[3]['incumbent']
+  assert f'goes from {first:.2f} to' in panel.description
+  for row in log:
+    row.update(incumbent=None)
+  panel = plots.search_curve(synthetic_report.build(log=log), [])
+  assert 'best so far' not in _texts(panel)
+
+
 def test_dots_follow_the_cost_of_their_generation():
   curve = [
     {'generation': 0, 'full_evaluations': 10.0},
     {'generation': 1, 'full_evaluations': 16.0},
   ]
-  points = [{'generation': g} for g in (0, 1, 1)]
-  np.testing.assert_allclose(plots._spread(points, curve), [5.0, 12.0, 14.0])
+  points = [{'generation': g} for g in (-1, 0, 1, 1)]
+  np.testing.assert_allclose(
+    plots._spread(points, curve), [0.0, 5.0, 12.0, 14.0]
+  )
 
 
 def test_heat_maps_show_every_coefficient():
@@ -112,13 +130,13 @@ def test_nondominated_is_brute_force():
     )
     for row in scores
   ]
-  np.testing.assert_array_equal(plots.nondominated(scores), want)
+  np.testing.assert_array_equal(trade_offs.nondominated(scores), want)
   assert 0 < sum(want) < 60
 
 
 def test_pairs_show_candidates_of_the_last_rung_and_all_models(search):
   summary, points = search
-  panels = plots.task_panels(summary, points)
+  panels = trade_offs.task_panels(summary, points)
   assert len(panels) == 6 and panels[0].title == 'movie and sarcasm'
   shown = sum(point['rung'] == 1 for point in points)
   for panel in panels:
@@ -139,7 +157,7 @@ def test_many_tasks_become_parallel_coordinates(search):
     for name, model in summary['models'].items()
   }
   points = [{**p, 'scores': {t: p['mean'] for t in tasks}} for p in points]
-  panels = plots.task_panels(
+  panels = trade_offs.task_panels(
     {**summary, 'tasks': tasks, 'models': models}, points
   )
   assert len(panels) == 1 and 'fifth' in _texts(panels[0])
@@ -147,7 +165,7 @@ def test_many_tasks_become_parallel_coordinates(search):
 
 def test_one_task_has_nothing_to_trade(search):
   summary, points = search
-  assert plots.task_panels({**summary, 'tasks': ['movie']}, points) == []
+  assert trade_offs.task_panels({**summary, 'tasks': ['movie']}, points) == []
 
 
 def test_plots_are_the_same_twice_and_leave_settings_alone(search):

@@ -1,5 +1,6 @@
 """The report page: one self-contained HTML file, without scripts."""
 
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from automerge_jax.report import plots, wording
+from automerge_jax.report import drawing, plots, trade_offs, wording
 
 READINGS = {
   'better': 'above',
@@ -28,7 +29,8 @@ def render(
 
   Args:
     summary: see `summary.build`.
-    points: one row a candidate and rung, see `plots.search_curve`.
+    points: one row a candidate and rung, see `plots.search_curve`; rows
+      without a finite `mean` (failed candidates) are left out of the plots.
   """
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
@@ -45,6 +47,11 @@ def render(
     p_value=p_value,
     svg=_svg,
   )
+  points = [
+    point
+    for point in points
+    if point['mean'] is not None and math.isfinite(point['mean'])
+  ]
   heat, bar = [], ''
   if summary['coefficients']:
     heat, bar = plots.coefficient_panels(summary['coefficients'])
@@ -64,7 +71,7 @@ def render(
     ],
     heat=heat,
     bar=bar,
-    pairs=plots.task_panels(summary, points),
+    pairs=trade_offs.task_panels(summary, points),
     phases=_phases(summary['environment']),
     facts=_facts(summary['environment']),
   )
@@ -265,7 +272,7 @@ def _facts(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
   return facts
 
 
-def _svg(panel: plots.Panel) -> Markup:
+def _svg(panel: drawing.Panel) -> Markup:
   """A panel's drawing, named for those who cannot see it."""
   label = Markup('<svg role="img" aria-label="{}" ').format(panel.description)
   return Markup(panel.svg.replace('<svg ', label, 1))

@@ -29,9 +29,11 @@ another baseline; SPLIT is `search`, `select` or `heldout`, where it was
 scored. Accuracies are fractions, log-likelihoods nats an item, intervals 95%:
 Wilson's for a task, a stratified percentile bootstrap for means over tasks and
 their differences, Newcombe's for a task's paired difference. Everything but
-`environment` is the same for the same scores.
+`environment` is the same for the same scores. `best`, `mean` and `incumbent`
+are null in generations without such a score.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -265,11 +267,13 @@ def _difference(estimate: statistics.Estimate) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-  """Numpy scalars and arrays as what JSON holds."""
+  """Numpy scalars and arrays as what JSON holds; not finite is null."""
   if isinstance(value, Mapping):
     return {key: _plain(item) for key, item in value.items()}
   if isinstance(value, list | tuple | np.ndarray):
     return [_plain(item) for item in value]
   if isinstance(value, np.generic):
-    return value.item()
+    value = value.item()
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
   return value
