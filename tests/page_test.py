@@ -201,6 +201,13 @@ def test_a_page_without_optional_parts():
   _read(text)
 
 
+def test_the_headline_says_when_another_model_does_better(rendered):
+  assert '>Better than tuned task arithmetic<' in rendered[1]
+  rates = {**RATES, 'modelwise': (0.85, 0.88, 0.96, 0.97)}
+  text = page.render(synthetic_report.build(rates), [])
+  assert 'arithmetic, but model-wise search does better<' in text
+
+
 def test_failed_candidates_are_not_drawn(rendered):
   summary, text = rendered
   _, points = synthetic_report.search_log()

@@ -122,6 +122,14 @@ def test_verdict_of_a_worse_merge_names_the_better_model():
   assert 'points below model-wise search (−' in summary['verdict']
 
 
+def test_verdict_of_a_gain_that_another_model_surpasses():
+  summary = synthetic_report.build(_rates(modelwise=(0.85, 0.88, 0.96, 0.97)))
+  assert ' above tuned task arithmetic (' in summary['verdict']
+  assert ') but ' in summary['verdict']
+  assert wording.better_model(summary) == 'modelwise'
+  assert wording.better_model(synthetic_report.build()) is None
+
+
 def test_verdict_where_the_merge_is_the_baseline():
   summary = synthetic_report.build(
     _rates(merged=RATES['task_arithmetic']),

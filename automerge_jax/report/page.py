@@ -13,7 +13,7 @@ from automerge_jax.report import drawing, plots, trade_offs, wording
 READINGS = {
   'better': 'above',
   'worse': 'below',
-  'undecided': 'cannot be told apart',
+  'undecided': 'not told apart',
 }
 _HEADLINES = {
   'better': 'Better than tuned task arithmetic',
@@ -57,10 +57,15 @@ def render(
     heat, bar = plots.coefficient_panels(summary['coefficients'])
   against = summary['comparisons']['merged_vs_task_arithmetic']
   standing = wording.standing(against)
+  headline = _HEADLINES[standing]
+  rival = wording.better_model(summary)
+  if rival and standing == 'better':
+    standing = 'undecided'
+    headline += f', but {wording.model_name(rival)} does better'
   return environment.get_template('page.html').render(
     summary=summary,
     standing=standing,
-    headline=_HEADLINES[standing],
+    headline=headline,
     against=against,
     columns=_columns(summary),
     rows=_score_rows(summary),

@@ -55,6 +55,17 @@ def task_standing(test: Mapping[str, Any]) -> str:
   return 'better' if test['difference'] > 0 else 'worse'
 
 
+def better_model(summary: Mapping[str, Any]) -> str | None:
+  """The model, beside the baseline, that is furthest and surely above."""
+  rows = {
+    name.removeprefix('merged_vs_'): row
+    for name, row in summary['comparisons'].items()
+    if name not in ('merged_vs_own_expert', 'merged_vs_task_arithmetic')
+  }
+  better = [name for name in sorted(rows) if standing(rows[name]) == 'worse']
+  return min(better, key=lambda name: rows[name]['difference'], default=None)
+
+
 def verdict(summary: Mapping[str, Any]) -> str:
   """One sentence that claims no more than the intervals allow."""
   mean = summary['models']['merged']['heldout']['mean']
@@ -93,19 +104,14 @@ def _against_baseline(summary: Mapping[str, Any]) -> str:
 
 
 def _against_others(summary: Mapping[str, Any]) -> str:
-  """Names the single model that is beyond doubt better, if there is one."""
-  rows = {
-    name.removeprefix('merged_vs_'): row
-    for name, row in summary['comparisons'].items()
-    if name not in ('merged_vs_own_expert', 'merged_vs_task_arithmetic')
-  }
-  better = {name: row for name, row in rows.items() if standing(row) == 'worse'}
-  if not better:
+  best = better_model(summary)
+  if best is None:
     return ''
-  best = min(sorted(better), key=lambda name: better[name]['difference'])
-  row = better[best]
+  row = summary['comparisons'][f'merged_vs_{best}']
+  above = standing(summary['comparisons']['merged_vs_task_arithmetic'])
   return (
-    f', and {percent(-row["difference"])} points below {model_name(best)} '
+    f'{" but" if above == "better" else ", and"} '
+    f'{percent(-row["difference"])} points below {model_name(best)} '
     f'({points(row["low"])} to {points(row["high"])})'
   )
 
