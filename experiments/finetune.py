@@ -16,8 +16,10 @@ from experiments import startup
 CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'The suite.', lock_config=True
 )
-WORKDIR = flags.DEFINE_string('workdir', None, 'Experts go to WORKDIR/experts.')
-flags.mark_flags_as_required(['config', 'workdir'])
+WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Experts go to WORKDIR/experts.', required=True
+)
+flags.mark_flag_as_required('config')
 
 
 def run(config, workdir: str | pathlib.Path) -> dict[str, dict]:
