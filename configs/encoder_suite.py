@@ -18,7 +18,7 @@ def tasks() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   for name in TASKS:
     config[name] = ml_collections.ConfigDict({'max_tokens': 32})
-  config.reuters.max_tokens = 64
+  config.reuters.max_tokens = 48
   return config
 
 
@@ -34,7 +34,7 @@ def train(examples: int = 3000, epochs: int = 2) -> ml_collections.ConfigDict:
   config.warmup = 0.1  # share of the steps
   config.weight_decay = 0.01
   config.clip = 1.0
-  config.lengths = (16, 32, 48, 64)
+  config.lengths = (16, 24, 32, 48)
   config.checkpoint_every = 50  # steps
   return config
 

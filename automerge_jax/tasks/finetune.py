@@ -106,17 +106,28 @@ def plan(sizes: Sequence[int], options: Options) -> list[Batch]:
   return batches
 
 
+def schedule(options: Options, steps: int) -> Callable[[Array], Array]:
+  """Learning rate by step: linear warm-up, then a cosine down to zero."""
+  warm = math.floor(options.warmup * steps)
+
+  def learning_rate(count):
+    rise = (count + 1) / (warm + 1)
+    fall = jnp.clip((count - warm) / (steps - warm), 0.0, 1.0)
+    cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * fall))
+    return options.learning_rate * jnp.where(count < warm, rise, cosine)
+
+  return learning_rate
+
+
 def optimizer(options: Options, steps: int) -> optax.GradientTransformation:
-  """Clipped AdamW; the learning rate warms up, then falls as a cosine to 0."""
-  schedule = optax.warmup_cosine_decay_schedule(
-    0.0,
-    options.learning_rate,
-    max(1, math.ceil(options.warmup * steps)),
-    steps,
-  )
+  """AdamW on clipped gradients, over `steps` steps."""
   return optax.chain(
     optax.clip_by_global_norm(options.clip),
-    optax.adamw(schedule, weight_decay=options.weight_decay, mask=_decayed),
+    optax.adamw(
+      schedule(options, steps),
+      weight_decay=options.weight_decay,
+      mask=_decayed,
+    ),
   )
 
 

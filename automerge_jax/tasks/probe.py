@@ -19,16 +19,16 @@ def fit(
   labels: Array,
   *,
   num_classes: int,
-  l2: float = 1e-3,
+  l2: float = 100.0,
   steps: int = 100,
 ) -> tuple[Array, Array]:
-  """The head that minimises cross-entropy + l2 / 2 |kernel|^2, by L-BFGS.
+  """The head that minimises cross-entropy + l2 / (2 n) |kernel|^2, by L-BFGS.
 
   Args:
     features: [n, d].
     labels: class indices, int32 [n].
     num_classes: C.
-    l2: strength of the penalty.
+    l2: strength of the penalty, against the sum over items.
     steps: L-BFGS steps.
 
   Returns:
@@ -38,7 +38,7 @@ def fit(
   def loss(head):
     values = features @ head[0] + head[1][None]
     nll = optax.softmax_cross_entropy_with_integer_labels(values, labels)
-    return jnp.mean(nll) + 0.5 * l2 * jnp.sum(jnp.square(head[0]))
+    return jnp.mean(nll) + 0.5 * l2 / len(labels) * jnp.sum(jnp.square(head[0]))
 
   optimizer = optax.lbfgs()
   value_and_grad = optax.value_and_grad_from_state(loss)
