@@ -64,7 +64,7 @@ def run(config, workdir: str | pathlib.Path) -> dict[str, dict]:
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
-  startup.compilation_cache()
+  startup.prepare()
   run(CONFIG.value, WORKDIR.value)
 
 

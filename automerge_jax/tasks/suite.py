@@ -1,6 +1,7 @@
 """Making experts: base and items in, finished expert folders out."""
 
 import pathlib
+import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -122,7 +123,11 @@ def make_expert(
     'classes': list(task.classes),
     'expert': judge(trained['trunk'], trained['head']),
     'probed_base': probed,
-    'environment': {'seconds': round(time.perf_counter() - begin, 1)},
+    'environment': {
+      'seconds': round(time.perf_counter() - begin, 1),
+      'jax': jax.__version__,
+      'python': platform.python_version(),
+    },
   }
   head = experts.Head(task, trained['head']['kernel'], trained['head']['bias'])
   experts.write(
