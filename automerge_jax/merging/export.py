@@ -74,8 +74,8 @@ def export(
   for model, pinned in recipe.inputs.items():
     if inputs.get(model, pinned) != pinned:
       raise ValueError(
-        f'{folders[model]} has weights with SHA-256 {inputs[model]}, the recipe '
-        f'pins {pinned}; restore that model or remove its line from `inputs`'
+        f'{folders[model]} has weights with SHA-256 {inputs[model]}, but '
+        f'{pinned} is pinned; restore it or remove its line of `inputs`'
       )
   partial = out.with_name(out.name + '.partial')
   shutil.rmtree(partial, ignore_errors=True)

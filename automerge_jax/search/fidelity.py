@@ -43,18 +43,16 @@ def increments(
   )
 
 
-def objective(scores: np.ndarray, tasks: np.ndarray) -> np.ndarray:
-  """Unweighted mean over tasks of the mean over items.
+def by_task(scores: np.ndarray, tasks: np.ndarray) -> np.ndarray:
+  """Mean over the items of each task, [tasks].
 
   Args:
-    scores: [..., n].
-    tasks: task of each item, [n].
-
-  Returns:
-    [...].
+    scores: [n].
+    tasks: index of each item's task, [n].
   """
-  present = np.unique(tasks)
-  return np.mean([scores[..., tasks == t].mean(-1) for t in present], axis=0)
+  return np.asarray(
+    [scores[tasks == t].mean(dtype=np.float64) for t in np.unique(tasks)]
+  )
 
 
 def promoted(values: np.ndarray, most: int) -> np.ndarray:

@@ -42,7 +42,7 @@ class Judge(NamedTuple):
 
   def mean(self, scores: Scores) -> float:
     """Mean accuracy over tasks."""
-    return float(fidelity.objective(scores.correct, self.items.task))
+    return float(fidelity.by_task(scores.correct, self.items.task).mean())
 
 
 def judge(
@@ -98,7 +98,7 @@ def judge(
   return Judge(items, score_tensors, score_recipe, effective)
 
 
-def expert_scores(
+def model_scores(
   judge_: Judge, names: Sequence[str], folders: Mapping[str, pathlib.Path]
 ) -> dict[str, Scores]:
   """Scores of unmerged models, by name."""
@@ -128,7 +128,9 @@ def best(
       keys.append((-np.inf, -np.inf))
       means.append(float('nan'))
       continue
-    likelihood = fidelity.objective(scores.log_likelihood, judge_.items.task)
+    likelihood = fidelity.by_task(
+      scores.log_likelihood, judge_.items.task
+    ).mean()
     means.append(judge_.mean(scores))
     keys.append((means[-1], float(likelihood)))
   index = max(range(len(keys)), key=lambda i: (keys[i], -i))

@@ -68,12 +68,26 @@ class Study:
 
 
 class Scored(NamedTuple):
-  """A candidate with its objective at each rung (NaN where not scored)."""
+  """A candidate and what the search learned of it.
+
+  Attributes:
+    generation: in which it was proposed.
+    candidate: the proposal.
+    values: objective at each rung, NaN where it was not scored.
+    accuracy: of each task, on the items of the highest rung it reached.
+    failure: why it could not be scored, or None.
+  """
 
   generation: int
   candidate: Candidate
   values: tuple[float, ...]
+  accuracy: tuple[float, ...]
   failure: str | None
+
+  @property
+  def rung(self) -> int:
+    """The highest rung with a score, -1 if there is none."""
+    return int(np.isfinite(self.values).sum()) - 1
 
 
 class Outcome(NamedTuple):
@@ -221,6 +235,7 @@ class _Loop:
     """Scores a generation rung by rung, promoting by the last rung's scores."""
     count, rungs = len(candidates), len(self.subsets)
     values = np.full((rungs, count), np.nan)
+    accuracy = np.full((count, len(self.tasks)), np.nan)
     reasons: list[str | None] = [None] * count
     chosen = np.arange(count)
     for rung in range(rungs):
@@ -231,26 +246,35 @@ class _Loop:
       found = self.rung(rung, [candidates[i] for i in chosen])
       for i in chosen:
         parts = [
-          self.lookup(candidates[i].recipe, r)
-          if r < rung
-          else found[candidates[i].recipe]
-          for r in range(rung + 1)
-        ]
-        failure = next((p.failure for p in parts if p and p.failure), None)
-        reasons[i] = reasons[i] or failure
-        if failure is None:
-          values[rung, i] = self.value(parts, rung)
+          self.lookup(candidates[i].recipe, below) for below in range(rung)
+        ] + [found[candidates[i].recipe]]
+        reasons[i] = next((p.failure for p in parts if p and p.failure), None)
+        if reasons[i] is None:
+          by_task = self.by_task(parts, rung)
+          values[rung, i] = by_task[self.study.objective].mean()
+          accuracy[i] = by_task['accuracy']
     return [
-      Scored(generation, c, tuple(float(v) for v in values[:, i]), reasons[i])
-      for i, c in enumerate(candidates)
+      Scored(
+        generation,
+        candidate,
+        tuple(values[:, i].tolist()),
+        tuple(accuracy[i].tolist()),
+        reasons[i],
+      )
+      for i, candidate in enumerate(candidates)
     ]
 
-  def value(self, parts: Sequence[Scores | None], rung: int) -> float:
-    """Objective over all items up to a rung."""
+  def by_task(
+    self, parts: Sequence[Scores | None], rung: int
+  ) -> dict[str, np.ndarray]:
+    """Means over all items up to a rung, by metric, [tasks]."""
     task = np.concatenate([s.task for s in self.subsets[: rung + 1]])
-    key = 'correct' if self.study.objective == 'accuracy' else 'log_likelihood'
-    joined = np.concatenate([getattr(part, key) for part in parts])
-    return float(fidelity.objective(joined, task))
+    correct = np.concatenate([part.correct for part in parts])
+    likelihood = np.concatenate([part.log_likelihood for part in parts])
+    return {
+      'accuracy': fidelity.by_task(correct, task),
+      'log_likelihood': fidelity.by_task(likelihood, task),
+    }
 
   def lookup(self, recipe: str, rung: int) -> Scores | None:
     return self.ledger.scores(

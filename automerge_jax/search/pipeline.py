@@ -1,0 +1,331 @@
+"""The main job: load, search, choose, export, score held out, report."""
+
+import contextlib
+import json
+import pathlib
+import shutil
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from automerge_jax.io import orbax, safetensors
+from automerge_jax.merging import export, resident
+from automerge_jax.models import base as models
+from automerge_jax.recipe import Recipe
+from automerge_jax.report import model_card, page, summary
+from automerge_jax.search import (
+  baselines,
+  environment,
+  gate,
+  history,
+  selection,
+  study,
+)
+from automerge_jax.search import job as jobs
+from automerge_jax.search.job import BASE, Job
+from automerge_jax.search.ledger import Ledger
+from automerge_jax.search.optimizers import cma_es, random_search
+from automerge_jax.search.settings import Settings
+from automerge_jax.spaces import cells, fusion
+from automerge_jax.tasks import experts, sealed, splits
+from automerge_jax.types import Optimizer, SearchSpace
+
+EXPORTED = 'merged_hf'
+ORBAX = 'merged'
+
+
+def run(settings: Settings, workdir: pathlib.Path, command: str) -> dict:
+  """Runs or continues the whole job.
+
+  Args:
+    settings: what to do.
+    workdir: everything is written there.
+    command: how to start this again, for the report.
+
+  Returns:
+    The content of `summary.json`.
+  """
+  workdir.mkdir(parents=True, exist_ok=True)
+  phases: dict[str, float] = {}
+  with _timed(phases, 'load'):
+    job = jobs.load(settings)
+    space = _space(settings, job)
+  with Ledger(workdir / 'ledger.sqlite') as ledger:
+    ledger.claim(_identity(settings, job))
+    with _timed(phases, 'search'):
+      outcome = _search(settings, job, space, ledger, workdir)
+    with _timed(phases, 'choose'):
+      finalists, chosen = _choose(settings, job, space, ledger, outcome)
+    with _timed(phases, 'export'):
+      _export(job, chosen['merged'], workdir)
+    with _timed(phases, 'heldout'):
+      tasks, scores = _score(settings, job, ledger, workdir, chosen)
+  result = summary.build(
+    task_names=settings.tasks,
+    tasks=tasks,
+    scores=scores,
+    log=history.log(outcome.scored, settings.rungs, len(settings.tasks)),
+    seed=settings.seed,
+    method=settings.method,
+    space=settings.space,
+    objective=settings.objective,
+    recipe_hashes={name: job.recipe_hash(r) for name, r in chosen.items()},
+    finalists=finalists,
+    coefficients=history.coefficients(
+      chosen['merged'], job.family, settings.tasks
+    ),
+    environment=environment.describe()
+    | {
+      'command': command,
+      'seconds': phases,
+      'search_seconds': {
+        'total': round(outcome.search_s, 3),
+        'evaluation': round(outcome.blocked_s, 3),
+        'compilation': round(outcome.compile_s, 3),
+      },
+      'peak_memory_mb': environment.peak_memory_mb(),
+    },
+  )
+  points = history.points(outcome.scored, settings.tasks, settings.rungs)
+  _report(workdir, result, points)
+  return result
+
+
+def _space(settings: Settings, job: Job) -> SearchSpace:
+  division = (
+    cells.whole(job.family)
+    if settings.space == 'modelwise'
+    else cells.layered(job.family, settings.layers_per_group)
+  )
+  return fusion.space(
+    job.method, division, settings.tasks, BASE, settings.ranges
+  )
+
+
+def _optimizer(settings: Settings, space: SearchSpace) -> Optimizer:
+  dims = len(space.names)
+  if settings.optimizer == 'random':
+    return random_search.random_search(settings.population, dims)
+  return cma_es.cma_es(settings.population, dims, settings.std)
+
+
+def _search(
+  settings: Settings,
+  job: Job,
+  space: SearchSpace,
+  ledger: Ledger,
+  workdir: pathlib.Path,
+) -> study.Outcome:
+  plan = study.Study(
+    family=job.family,
+    method=job.method,
+    space=space,
+    optimizer=_optimizer(settings, space),
+    starts=baselines.starts(space, settings.tasks, settings.weights),
+    objective=settings.objective,
+    rungs=settings.rungs,
+    promote=settings.promote,
+    population=settings.population,
+    candidates=settings.candidates,
+    batch_size=settings.batch_size,
+    setting=job.setting,
+  )
+  items = job.items(
+    {t: splits.search_items(t, settings.rungs[-1]) for t in settings.tasks}
+  )
+  originals = [job.tensors(task) for task in settings.tasks]
+  stack = resident.build(job.method, job.family, job.tensors(BASE), originals)
+  del originals
+
+  def check_start(candidates, scored, subset):
+    judge = selection.judge(
+      job.family,
+      job.heads,
+      subset,
+      f'gate/{job.setting}',
+      ledger,
+      job.folders,
+    )
+    found = selection.model_scores(judge, settings.tasks, job.folders)
+    gate.check(candidates, scored, found)
+
+  with tqdm.tqdm(total=plan.generations, unit='generation') as bar:
+
+    def progress(generation, scored):
+      top = max(scored, key=lambda row: (row.rung, row.values[row.rung]))
+      bar.set_postfix(best=f'{np.mean(top.accuracy):.3f}')
+      bar.update()
+
+    return study.run(
+      plan,
+      settings.seed,
+      stack,
+      job.heads,
+      items,
+      ledger,
+      check_start=check_start,
+      checkpoint=lambda step, state: orbax.save_step(
+        workdir / 'state', step, state
+      ),
+      progress=progress,
+    )
+
+
+def _choose(
+  settings: Settings,
+  job: Job,
+  space: SearchSpace,
+  ledger: Ledger,
+  outcome: study.Outcome,
+) -> tuple[list[dict[str, Any]], dict[str, Recipe]]:
+  """Finalists (best first) and the chosen recipes by name, on select items."""
+  items = job.items(
+    {t: sealed.select_items(t, settings.select) for t in settings.tasks}
+  )
+  judge = selection.judge(
+    job.family,
+    job.heads,
+    items,
+    f'select/{job.setting}',
+    ledger,
+    job.folders,
+  )
+  rows = [
+    {
+      'origin': row.candidate.origin,
+      'recipe': space.describe(row.candidate.coefficients),
+      'search': row.values[row.rung],
+    }
+    for row in history.best(outcome.scored, settings.finalists)
+  ]
+  if outcome.mean is not None:
+    mean = space.describe(outcome.mean)
+    rows.insert(0, {'origin': 'mean', 'recipe': mean, 'search': None})
+  index, means = selection.best(judge, [row['recipe'] for row in rows])
+  chosen = {
+    'merged': rows[index]['recipe'],
+    'uniform': baselines.uniform(settings.tasks),
+  }
+  grids = {
+    'task_arithmetic': baselines.task_arithmetic(
+      settings.tasks, BASE, settings.weights
+    ),
+    'ties': baselines.ties(
+      settings.tasks, BASE, settings.ties_scales, settings.ties_densities
+    ),
+  }
+  for name, grid in grids.items():
+    if grid:
+      chosen[name] = grid[selection.best(judge, grid)[0]]
+  finalists = [
+    {
+      'recipe_hash': job.recipe_hash(row['recipe']),
+      'origin': row['origin'],
+      'search': row['search'],
+      'select': means[i],
+      'chosen': i == index,
+    }
+    for i, row in enumerate(rows)
+  ]
+  return sorted(finalists, key=lambda row: not row['chosen']), chosen
+
+
+def _export(job: Job, merged: Recipe, workdir: pathlib.Path) -> None:
+  """Writes the merged model twice: as a Hugging Face folder and by Orbax."""
+  out = workdir / EXPORTED
+  if not (out / export.RECIPE).is_file():
+    shutil.rmtree(out, ignore_errors=True)
+    export.export(merged, job.folders, out)
+    for task, head in job.head_files.items():
+      experts.write_head(out / 'heads' / task, head)
+  tensors = safetensors.read(out)
+  orbax.save(
+    workdir / ORBAX,
+    models.pack(job.family.keys, tensors),
+    {'recipe': (out / export.RECIPE).read_text()},
+  )
+
+
+def _score(
+  settings: Settings,
+  job: Job,
+  ledger: Ledger,
+  workdir: pathlib.Path,
+  chosen: Mapping[str, Recipe],
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
+  """Scores the chosen merges, the parents and the base, by split and model.
+
+  The merge is read back from the exported folder.
+  """
+  wanted = {
+    'search': (splits.search_items, settings.rungs[-1]),
+    'heldout': (sealed.heldout_items, settings.heldout),
+  }
+  tasks, scores = {}, {}
+  for split, (source, n) in wanted.items():
+    items = job.items({task: source(task, n) for task in settings.tasks})
+    judge = selection.judge(
+      job.family,
+      job.heads,
+      items,
+      f'{split}/{job.setting}',
+      ledger,
+      job.folders,
+    )
+    found = {
+      name: judge.score_recipe(recipe)
+      for name, recipe in chosen.items()
+      if name != 'merged'
+    }
+    found['merged'] = judge.score_tensors(
+      job.recipe_hash(chosen['merged']),
+      lambda: safetensors.read(workdir / EXPORTED),
+    )
+    originals = selection.model_scores(judge, list(job.folders), job.folders)
+    found[BASE] = originals.pop(BASE)
+    found |= {f'expert:{task}': s for task, s in originals.items()}
+    tasks[split] = items.task
+    scores[split] = {
+      name: {'correct': s.correct, 'log_likelihood': s.log_likelihood}
+      for name, s in found.items()
+    }
+  return tasks, scores
+
+
+def _report(workdir: pathlib.Path, result: dict, points: list[dict]) -> None:
+  out = workdir / EXPORTED
+  text = (out / export.RECIPE).read_text()
+  _write(workdir / 'summary.json', json.dumps(result, indent=2) + '\n')
+  _write(workdir / 'report.html', page.render(result, points))
+  files = {
+    str(path.relative_to(out)): path.stat().st_size
+    for path in sorted(out.rglob('*'))
+    if path.is_file() and path.name != 'README.md'
+  }
+  _write(out / 'README.md', model_card.render(result, text, files))
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+  partial = path.with_name(path.name + '.partial')
+  partial.write_text(text)
+  partial.replace(path)
+
+
+def _identity(settings: Settings, job: Job) -> dict[str, Any]:
+  """What must not change under a ledger; paths may."""
+  chosen = {
+    name: value
+    for name, value in vars(settings).items()
+    if name not in ('base', 'experts')
+  }
+  return chosen | {'models': dict(job.fingerprints), 'setting': job.setting}
+
+
+@contextlib.contextmanager
+def _timed(phases: dict[str, float], name: str):
+  begin = time.perf_counter()
+  yield
+  phases[name] = round(time.perf_counter() - begin, 3)

@@ -1,0 +1,77 @@
+"""What a user chooses of a search."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """A whole search job; configs/ holds documented values.
+
+  Attributes:
+    tasks: task names; the expert of each is the folder `experts/TASK`.
+    base: Hugging Face folder of the base.
+    experts: folder that holds the experts.
+    seed: of everything random.
+    method: merge method, by registry name.
+    space: 'layerwise' or 'modelwise'.
+    layers_per_group: layers that share coefficients (layer-wise).
+    ranges: other bounds than the method's, by parameter.
+    objective: 'accuracy' or 'log_likelihood', averaged over tasks.
+    optimizer: 'cma_es' or 'random'.
+    std: first step of CMA-ES, as a share of each range.
+    population: P.
+    candidates: budget of candidates, start points included.
+    batch_size: candidates that are vmapped together, None for one at a time.
+    rungs: items a task at each rung, ascending.
+    promote: candidates of a generation that reach each further rung.
+    finalists: best-scored candidates that are compared on select items.
+    select: select items a task.
+    heldout: held-out items a task.
+    weights: grid of tuned task arithmetic, and of the start points.
+    ties_scales: grid of `lambda` of tuned TIES; empty leaves TIES out.
+    ties_densities: grid of its density.
+  """
+
+  tasks: tuple[str, ...]
+  base: pathlib.Path
+  experts: pathlib.Path
+  seed: int
+  method: str
+  space: str
+  layers_per_group: int
+  ranges: Mapping[str, tuple[float, float]]
+  objective: str
+  optimizer: str
+  std: float
+  population: int
+  candidates: int
+  batch_size: int | None
+  rungs: tuple[int, ...]
+  promote: tuple[int, ...]
+  finalists: int
+  select: int
+  heldout: int
+  weights: tuple[float, ...]
+  ties_scales: tuple[float, ...]
+  ties_densities: tuple[float, ...]
+
+  def __post_init__(self) -> None:
+    choices = {
+      'space': ('layerwise', 'modelwise'),
+      'objective': ('accuracy', 'log_likelihood'),
+      'optimizer': ('cma_es', 'random'),
+    }
+    for name, valid in choices.items():
+      if getattr(self, name) not in valid:
+        raise ValueError(
+          f'{name} is {getattr(self, name)!r}; expected one of {valid}'
+        )
+    if len(self.promote) != len(self.rungs) - 1:
+      raise ValueError(
+        f'{len(self.rungs)} rungs {self.rungs} need {len(self.rungs) - 1} '
+        f'numbers of promoted candidates, got promote={self.promote}'
+      )
+    if len(self.tasks) < 2:
+      raise ValueError(f'merging needs at least two tasks, got {self.tasks}')

@@ -1,0 +1,35 @@
+"""Searches that configs start from."""
+
+import ml_collections
+
+
+def layerwise(method: str = 'task_arithmetic') -> ml_collections.ConfigDict:
+  """Layer-wise fusion: a coefficient an expert, layer and component."""
+  config = ml_collections.ConfigDict()
+  config.method = method  # linear, slerp, task_arithmetic or ties
+  config.space = 'layerwise'  # or modelwise
+  config.layers_per_group = 1
+  config.ranges = ml_collections.ConfigDict()  # e.g. ranges.weight = (0.0, 1.5)
+  config.objective = 'log_likelihood'  # or accuracy; mean over tasks
+  config.optimizer = 'cma_es'  # or random
+  config.std = 0.15  # first step, as a share of each range
+  config.population = 16
+  config.candidates = 500  # budget, start points included
+  config.batch_size = 0  # candidates vmapped together; 0: one at a time
+  config.rungs = (100, 400)  # items a task
+  config.promote = (4,)  # candidates of a generation that reach the next rung
+  config.finalists = 4  # compared on select items, beside the mean
+  config.select = 500  # items a task
+  config.heldout = 1000  # items a task
+  # Grids of the tuned baselines; the first is also the search's start design.
+  config.weights = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
+  config.ties_scales = (0.6, 0.8, 1.0, 1.2, 1.5)
+  config.ties_densities = (0.2, 0.5, 1.0)
+  return config
+
+
+def modelwise(method: str = 'task_arithmetic') -> ml_collections.ConfigDict:
+  """Model-wise merging: one coefficient an expert."""
+  config = layerwise(method)
+  config.space = 'modelwise'
+  return config

@@ -1,0 +1,68 @@
+"""Searches for the merge of a suite's experts.
+
+  python -m experiments.search --config=configs/quickstart.py --workdir=DIR
+
+A run that was killed continues when the same command is given again.
+"""
+
+import pathlib
+import shlex
+import sys
+from typing import Any
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from automerge_jax.io import assets
+from automerge_jax.search import pipeline
+from automerge_jax.search.settings import Settings
+from automerge_jax.tasks import experts
+from experiments import startup
+
+CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'Suite and search.', lock_config=True
+)
+WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Where everything is written.', required=True
+)
+flags.mark_flag_as_required('config')
+
+
+def settings(config) -> Settings:
+  """Settings of a config with a `search` part."""
+  how: dict[str, Any] = config.search.to_dict()
+  how = {k: tuple(v) if isinstance(v, list) else v for k, v in how.items()}
+  how['batch_size'] = how['batch_size'] or None
+  base = (
+    assets.fetch(config.base) if config.base in assets.ASSETS else config.base
+  )
+  return Settings(
+    tasks=tuple(config.tasks),
+    base=pathlib.Path(base),
+    experts=pathlib.Path(config.experts),
+    seed=config.seed,
+    **how,
+  )
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments {argv[1:]}')
+  startup.compilation_cache()
+  config, workdir = CONFIG.value, pathlib.Path(WORKDIR.value)
+  config_file = sys.argv[1:]
+  experts.check_finished(
+    config.experts,
+    list(config.tasks),
+    'python -m experiments.finetune '
+    + shlex.join(a for a in config_file if a.startswith('--config='))
+    + f' --workdir={pathlib.Path(config.experts).parent}',
+  )
+  command = shlex.join(['python', '-m', 'experiments.search', *sys.argv[1:]])
+  result = pipeline.run(settings(config), workdir, command)
+  print(result['verdict'])
+  print(f'Report: {workdir / "report.html"}')
+
+
+if __name__ == '__main__':
+  app.run(main)
