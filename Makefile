@@ -34,6 +34,10 @@ help:
 	@echo 'make clean       remove caches and build products'
 
 setup: .venv/.installed
+	@test -z "$(PYTHON)" || \
+	  test "$$($(PYTHON) --version)" = "$$($(BIN)/python --version)" || \
+	  { echo "make: .venv holds $$($(BIN)/python --version), not $(PYTHON);" \
+	    'remove .venv to change it' >&2; exit 1; }
 
 .venv/.installed: setup.py
 	@if ! test -x $(BIN)/python; then \
