@@ -160,7 +160,7 @@ def test_a_killed_run_continues_to_the_same_end(
     orbax, 'save_step', lambda folder, step, state: steps.append(step)
   )
   resumed = _train(model, items, options, checkpoints=tmp_path / 'c')
-  assert steps == [9, 12]  # it did not start again
+  assert steps == [9]  # it did not start again
   _assert_identical(resumed, whole)
 
 

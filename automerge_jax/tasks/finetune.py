@@ -218,7 +218,8 @@ def train(
       bar.update(size)
       bar.set_postfix(loss=f'{float(loss):.3f}', refresh=False)
       every = options.checkpoint_every
-      if checkpoints is not None and every and number % every == 0:
+      due = every and number % every == 0 and number < len(batches)
+      if checkpoints is not None and due:
         orbax.save_step(checkpoints, number, state)
   return jax.tree.map(np.asarray, state.params)
 
