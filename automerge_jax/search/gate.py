@@ -33,7 +33,7 @@ def check(
     if kind != 'expert':
       continue
     want = experts[name]
-    if scores.failure is not None or want.failure is not None:
+    if scores.log_likelihood is None or want.log_likelihood is None:
       raise RuntimeError(
         f'expert {name!r} cannot be scored: {scores.failure or want.failure}'
       )

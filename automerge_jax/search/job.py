@@ -19,7 +19,7 @@ from automerge_jax.models import registry as families
 from automerge_jax.recipe import Recipe
 from automerge_jax.search.settings import Settings
 from automerge_jax.tasks import classification, experts, itemset
-from automerge_jax.tasks.partition import Item
+from automerge_jax.tasks.splits import Item
 from automerge_jax.types import Family, MergeMethod
 
 BASE = 'base'

@@ -301,7 +301,7 @@ def _report(workdir: pathlib.Path, result: dict, points: list[dict]) -> None:
   _write(workdir / 'summary.json', json.dumps(result, indent=2) + '\n')
   _write(workdir / 'report.html', page.render(result, points))
   files = {
-    str(path.relative_to(out)): path.stat().st_size
+    str(path.relative_to(out)): f'{path.stat().st_size:,} bytes'
     for path in sorted(out.rglob('*'))
     if path.is_file() and path.name != 'README.md'
   }

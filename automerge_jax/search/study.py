@@ -248,9 +248,11 @@ class _Loop:
         parts = [
           self.lookup(candidates[i].recipe, below) for below in range(rung)
         ] + [found[candidates[i].recipe]]
-        reasons[i] = next((p.failure for p in parts if p and p.failure), None)
+        scored = [p for p in parts if p is not None]
+        assert len(scored) == len(parts), 'a promoted candidate lacks a rung'
+        reasons[i] = next((p.failure for p in scored if p.failure), None)
         if reasons[i] is None:
-          by_task = self.by_task(parts, rung)
+          by_task = self.by_task(scored, rung)
           values[rung, i] = by_task[self.study.objective].mean()
           accuracy[i] = by_task['accuracy']
     return [
@@ -265,7 +267,7 @@ class _Loop:
     ]
 
   def by_task(
-    self, parts: Sequence[Scores | None], rung: int
+    self, parts: Sequence[Scores], rung: int
   ) -> dict[str, np.ndarray]:
     """Means over all items up to a rung, by metric, [tasks]."""
     task = np.concatenate([s.task for s in self.subsets[: rung + 1]])
