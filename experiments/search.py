@@ -13,8 +13,8 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
+from automerge_jax import pipeline
 from automerge_jax.io import assets
-from automerge_jax.search import pipeline
 from automerge_jax.search.settings import Settings
 from automerge_jax.tasks import experts
 from experiments import startup
