@@ -238,9 +238,8 @@ def _export(job: Job, merged: Recipe, workdir: pathlib.Path) -> None:
   out = workdir / EXPORTED
   if not (out / export.RECIPE).is_file():
     shutil.rmtree(out, ignore_errors=True)
-    export.export(merged, job.folders, out)
-    for task, head in job.head_files.items():
-      experts.write_head(out / 'heads' / task, head)
+    heads = experts.head_files(job.folders.values())
+    export.export(merged, job.folders, out, heads)
   tensors = safetensors.read(out)
   orbax.save(
     workdir / ORBAX,

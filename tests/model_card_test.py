@@ -61,14 +61,18 @@ def test_tables_hold_the_summarys_numbers():
 def test_verdict_recipe_and_files_are_there():
   summary = synthetic_report.build()
   card = model_card.render(
-    summary, RECIPE, {'heads.safetensors': 'the heads', 'x.bin': 'x'}
+    summary, RECIPE, {'heads/a/head.safetensors': 'a head', 'x.bin': 'x'}
   )
   assert summary['verdict'] in card
   assert f'```yaml\n{RECIPE}```' in card
-  assert 'holds one classification head a' in card
+  assert "holds one task's\nclassification head" in card
   assert '- `x.bin`: x' in card
   assert summary['models']['merged']['recipe_hash'] in card
-  assert 'heads.safetensors' not in model_card.render(summary, RECIPE, {})
+  merge = 'python -m experiments.merge --recipe=recipe.yaml --out=OUT'
+  score = f'experiments.evaluate --model=OUT --task={summary["tasks"][0]}'
+  assert merge in card and score in card
+  bare = model_card.render(summary, RECIPE, {})
+  assert '`heads/`' not in bare and 'experiments.evaluate' not in bare
 
 
 def test_a_recipe_cannot_close_its_fence():

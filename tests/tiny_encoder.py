@@ -2,7 +2,8 @@
 
 import json
 import pathlib
-import shutil
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -22,19 +23,31 @@ CONFIG = {
 }
 
 
-def write(folder: pathlib.Path, seed: int = 0) -> pathlib.Path:
-  """Writes the folder; tensors are drawn as BERT initialises them."""
+def write(
+  folder: pathlib.Path,
+  seed: int = 0,
+  config: Mapping[str, Any] = CONFIG,
+  tokenizer: str | None = None,
+) -> pathlib.Path:
+  """Writes the folder; tensors are drawn about as BERT initialises them.
+
+  Args:
+    folder: to be made.
+    seed: of the draw.
+    config: Hugging Face config; its positions must be 64.
+    tokenizer: content of `tokenizer.json`; None takes MiniLM's.
+  """
   folder.mkdir(parents=True)
-  (folder / 'config.json').write_text(json.dumps(CONFIG))
-  shutil.copyfile(
-    assets.fetch('minilm') / 'tokenizer.json', folder / 'tokenizer.json'
-  )
+  (folder / 'config.json').write_text(json.dumps(config))
+  if tokenizer is None:
+    tokenizer = (assets.fetch('minilm') / 'tokenizer.json').read_text()
+  (folder / 'tokenizer.json').write_text(tokenizer)
   rng = np.random.default_rng(seed)
-  d, mlp = CONFIG['hidden_size'], CONFIG['intermediate_size']
+  d, mlp = config['hidden_size'], config['intermediate_size']
   tensors = {'embeddings.position_ids': np.arange(64, dtype=np.int64)[None]}
-  for key in bert.family(bert.config_from_hf(CONFIG)).keys:
+  for key in bert.family(bert.config_from_hf(config)).keys:
     shape = {
-      'stem/word/embedding': (CONFIG['vocab_size'], d),
+      'stem/word/embedding': (config['vocab_size'], d),
       'stem/position/embedding': (64, d),
       'stem/segment/embedding': (2, d),
       'layers/mlp_input/kernel': (mlp, d),

@@ -86,11 +86,14 @@ def export(
     if (lead / name).is_file():
       shutil.copyfile(lead / name, partial / name)
   final = dataclasses.replace(recipe, inputs=inputs)
+  # Resolved as `read` resolves them: a link on the way counts where it leads.
+  where = {m: folders[m].resolve() for m in recipe.models}
   final = rename(
-    final, {m: os.path.relpath(folders[m], out) for m in recipe.models}
+    final, {m: os.path.relpath(where[m], out.resolve()) for m in where}
   )
   (partial / RECIPE).write_text(recipes.to_yaml(final))
   for name, content in (companions or {}).items():
+    (partial / name).parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, pathlib.Path):
       shutil.copyfile(content, partial / name)
     else:

@@ -25,7 +25,7 @@ def render(
     summary: see `summary.build`.
     recipe_yaml: the recipe that rebuilds the model.
     files: what each further file of the folder holds, `{name: description}`;
-      `heads.safetensors`, if there, is explained.
+      the folder `heads`, if there, is explained.
     base_model: model ids that the merge descends from, if they are known.
     license_id: licence of the merge, if it is known.
   """
@@ -54,6 +54,7 @@ def render(
     recipe=recipe_yaml.rstrip('\n'),
     fence=_fence(recipe_yaml),
     files=dict(files),
+    with_heads=any(name.startswith('heads/') for name in files),
   )
   return card.rstrip('\n') + '\n'
 

@@ -35,7 +35,6 @@ class Job:
     folders: of each model, by the name that recipes use; `base` is the base.
     fingerprints: SHA-256 of each model's weights.
     heads: stacked task heads, on the device.
-    head_files: each task's head.
     tasks: in the order of `Settings.tasks`.
     setting: hash of all that item scores depend on besides recipe and items.
   """
@@ -45,7 +44,6 @@ class Job:
   folders: Mapping[str, pathlib.Path]
   fingerprints: Mapping[str, str]
   heads: Mapping[str, Any]
-  head_files: Mapping[str, experts.Head]
   tasks: tuple[classification.Task, ...]
   setting: str
 
@@ -94,7 +92,6 @@ def load(settings: Settings) -> Job:
     folders=folders,
     fingerprints=fingerprints,
     heads=jax.tree.map(jnp.asarray, stacked),
-    head_files=heads,
     tasks=tasks,
     setting=setting.hexdigest()[:12],
   )

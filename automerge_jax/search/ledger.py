@@ -84,11 +84,23 @@ class Ledger:
         )
 
   def record_items(self, setting: str, task: str, ids: Sequence[str]) -> None:
-    """Records the items of a setting and task, in the order of the scores."""
+    """Records the items of a setting and task, in the order of the scores.
+
+    Raises:
+      ValueError: if other items, or another order, are recorded.
+    """
+    text = json.dumps(list(ids))
     self._db.execute(
-      'INSERT OR IGNORE INTO items VALUES (?, ?, ?)',
-      (setting, task, json.dumps(list(ids))),
+      'INSERT OR IGNORE INTO items VALUES (?, ?, ?)', (setting, task, text)
     )
+    (have,) = self._db.execute(
+      'SELECT ids FROM items WHERE setting = ? AND task = ?', (setting, task)
+    ).fetchone()
+    if have != text:
+      raise ValueError(
+        f'the ledger holds scores of other items of {task!r} in {setting!r}: '
+        'the data changed since it was made; use another --workdir'
+      )
 
   def propose(self, generation: int, candidates: Sequence[Candidate]) -> None:
     """Commits a generation's proposals, all or none."""

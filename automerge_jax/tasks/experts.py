@@ -9,6 +9,7 @@ train.json                                    how it was made; written last
 import json
 import pathlib
 import shutil
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from automerge_jax.types import Family, Params
 HEAD = 'head.safetensors'
 TASK = 'head.json'
 REPORT = 'train.json'
+HEADS = 'heads'  # of a merge: one folder a task, with HEAD and TASK
 
 
 class Head(NamedTuple):
@@ -111,6 +113,23 @@ def read_head(folder: str | pathlib.Path) -> Head:
       f'{TASK} names {len(task.classes)}'
     )
   return Head(task, arrays['kernel'], arrays['bias'])
+
+
+def head_files(
+  folders: Iterable[str | pathlib.Path],
+) -> dict[str, pathlib.Path]:
+  """Files of the experts' heads by their names in a merge's folder.
+
+  Folders without a head, such as the base's, have none to give.
+  """
+  files = {}
+  for folder in map(pathlib.Path, folders):
+    if (folder / TASK).is_file():
+      name = read_head(folder).task.name
+      files |= {
+        f'{HEADS}/{name}/{file}': folder / file for file in (HEAD, TASK)
+      }
+  return files
 
 
 def read_report(folder: str | pathlib.Path) -> dict[str, Any] | None:

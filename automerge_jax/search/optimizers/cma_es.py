@@ -33,12 +33,15 @@ def cma_es(population: int, num_dims: int, std: float = 0.15) -> Optimizer:
     state = algorithm.init(key, mean, params)
     return state.replace(C=jnp.asarray(correlation, jnp.float32))
 
+  # evosax broadcasts vectors over matrices, which a caller may have forbidden.
   def ask(key: Array, state):
-    x, state = algorithm.ask(key, state, params)
+    with jax.numpy_rank_promotion('allow'):
+      x, state = algorithm.ask(key, state, params)
     return jnp.clip(x, 0.0, 1.0), state
 
   def tell(key: Array, x: Array, scores: Array, state):
-    state, _ = algorithm.tell(key, x, -scores, state, params)  # it minimises
+    with jax.numpy_rank_promotion('allow'):  # and it minimises
+      state, _ = algorithm.tell(key, x, -scores, state, params)
     return state
 
   def mean(state) -> Array:
