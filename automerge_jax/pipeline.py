@@ -21,6 +21,7 @@ from automerge_jax.search import (
   environment,
   gate,
   history,
+  plan,
   selection,
   study,
 )
@@ -67,7 +68,12 @@ def run(settings: Settings, workdir: pathlib.Path, command: str) -> dict:
     task_names=settings.tasks,
     tasks=tasks,
     scores=scores,
-    log=history.log(outcome.scored, settings.rungs, len(settings.tasks)),
+    log=history.log(
+      outcome.scored,
+      settings.rungs,
+      len(settings.tasks),
+      outcome.climb_items,
+    ),
     seed=settings.seed,
     method=settings.method,
     space=settings.space,
@@ -82,9 +88,10 @@ def run(settings: Settings, workdir: pathlib.Path, command: str) -> dict:
       'command': command,
       'seconds': phases,
       'search_seconds': {
-        'total': round(outcome.search_s, 3),
-        'evaluation': round(outcome.blocked_s, 3),
-        'compilation': round(outcome.compile_s, 3),
+        name: round(spent, 3)
+        for name, spent in (
+          outcome.seconds | {'total': outcome.total_s}
+        ).items()
       },
       'peak_memory_mb': environment.peak_memory_mb(),
     },
@@ -119,7 +126,7 @@ def _search(
   ledger: Ledger,
   workdir: pathlib.Path,
 ) -> study.Outcome:
-  plan = study.Study(
+  what = plan.Study(
     family=job.family,
     method=job.method,
     space=space,
@@ -131,6 +138,9 @@ def _search(
     population=settings.population,
     candidates=settings.candidates,
     batch_size=settings.batch_size,
+    gradient_steps=settings.gradient_steps,
+    gradient_rate=settings.gradient_rate,
+    minibatches=settings.minibatches,
     setting=job.setting,
   )
   items = job.items(
@@ -152,7 +162,7 @@ def _search(
     found = selection.model_scores(judge, settings.tasks, job.folders)
     gate.check(candidates, scored, found)
 
-  with tqdm.tqdm(total=plan.generations, unit='generation') as bar:
+  with tqdm.tqdm(total=what.generations, unit='generation') as bar:
 
     def progress(generation, scored):
       top = max(scored, key=lambda row: (row.rung, row.values[row.rung]))
@@ -160,7 +170,7 @@ def _search(
       bar.update()
 
     return study.run(
-      plan,
+      what,
       settings.seed,
       stack,
       job.heads,

@@ -48,7 +48,7 @@ def settings(config) -> Settings:
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
-  startup.compilation_cache()
+  startup.prepare()
   config, workdir = CONFIG.value, pathlib.Path(WORKDIR.value)
   config_file = sys.argv[1:]
   experts.check_finished(

@@ -38,11 +38,10 @@ def score(
 ) -> ItemScores:
   """Scores of one model on all items, leaves [n]; pure and jittable."""
 
-  def chunk(items: Items) -> ItemScores:
-    hidden = models.forward(family, params, items.inputs)
-    return classification.score(heads, hidden, items)
-
-  parts = [jax.lax.map(chunk, items) for items in data]
+  parts = [
+    jax.lax.map(lambda items: score_chunk(family, params, heads, items), bucket)
+    for bucket in data
+  ]
   slots = jnp.concatenate([items.slot.ravel() for items in data])
 
   def gather(*leaves: Array) -> Array:
@@ -51,6 +50,14 @@ def score(
     return padded[:num_items]  # padding went one past the end
 
   return jax.tree.map(gather, *parts)
+
+
+def score_chunk(
+  family: Family, params: Params, heads: Heads, items: Items
+) -> ItemScores:
+  """Scores of one chunk of items, leaves [B]."""
+  hidden = models.forward(family, params, items.inputs)
+  return classification.score(heads, hidden, items)
 
 
 def scorer(family: Family) -> Callable[..., ItemScores]:

@@ -8,17 +8,26 @@ import numpy as np
 from automerge_jax.merging import registry, streaming
 from automerge_jax.models import base as models
 from automerge_jax.recipe import Recipe, resolve
-from automerge_jax.search.study import Scored
+from automerge_jax.search.plan import Scored
 from automerge_jax.types import Family
 
 
 def log(
-  scored: Sequence[Scored], rungs: Sequence[int], num_tasks: int
+  scored: Sequence[Scored],
+  rungs: Sequence[int],
+  num_tasks: int,
+  climb_items: int,
 ) -> list[dict[str, Any]]:
   """One row a generation, counts from the start; see `summary.build`.
 
   Scores are the objective's, of the highest rung that the generation reached;
   `incumbent` is the best so far.
+
+  Args:
+    scored: every candidate, in order.
+    rungs: items a task at each rung.
+    num_tasks: number of tasks.
+    climb_items: items that gradient steps are charged, where there are any.
   """
   rows: list[dict[str, Any]] = []
   seen: set[tuple[str, int]] = set()
@@ -27,6 +36,8 @@ def log(
   best: Scored | None = None
   for generation in sorted({row.generation for row in scored}):
     mine = [row for row in scored if row.generation == generation]
+    if any(row.candidate.origin.startswith('gradient') for row in mine):
+      items += climb_items
     for row in mine:
       failures += row.failure is not None
       for rung in range(max(row.rung, 0) + 1):

@@ -26,6 +26,9 @@ class Settings:
     batch_size: candidates that are vmapped together, None for one at a time.
     rungs: items a task at each rung, ascending.
     promote: candidates of a generation that reach each further rung.
+    gradient_steps: gradient steps before the optimizer starts; 0 for none.
+    gradient_rate: their learning rate, as a share of each range.
+    minibatches: into which the search items are dealt for them.
     finalists: best-scored candidates that are compared on select items.
     select: select items a task.
     heldout: held-out items a task.
@@ -50,6 +53,9 @@ class Settings:
   batch_size: int | None
   rungs: tuple[int, ...]
   promote: tuple[int, ...]
+  gradient_steps: int
+  gradient_rate: float
+  minibatches: int
   finalists: int
   select: int
   heldout: int

@@ -1,0 +1,149 @@
+"""Gradient ascent on coefficients, which a differentiable merge allows.
+
+Merge and forward pass are differentiable in the coefficients, so a soft
+objective on search items says in which direction all D of them should move, at
+the cost of about three forward passes. Stored as proposals like any other, the
+steps seed the evolutionary search.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from automerge_jax.merging import resident
+from automerge_jax.search import evaluate
+from automerge_jax.tasks import classification
+from automerge_jax.tasks.itemset import ItemSet
+from automerge_jax.types import (
+  Array,
+  ExpertStack,
+  Family,
+  Items,
+  ItemScores,
+  MergeMethod,
+  SearchSpace,
+)
+
+
+class Batches(NamedTuple):
+  """Search items in equal minibatches.
+
+  Attributes:
+    buckets: `Items` by length, leaves [minibatches, B, ...].
+    weights: weight of each item in the objective, [minibatches, B], 0 for
+      padding; they sum to 1 in expectation over minibatches.
+    size: items in a minibatch, padding left out, on average.
+  """
+
+  buckets: tuple[Items, ...]
+  weights: tuple[Array, ...]
+  size: float
+
+
+def batches(items: ItemSet, count: int) -> Batches:
+  """Deals the items of each length to `count` minibatches in turn.
+
+  Items come task by task, each in random order, so every minibatch holds about
+  the same share of every task; all have the same shapes.
+  """
+  flat = classification.bucket(
+    items.tokens, items.task, items.label, tokens_per_chunk=2**30
+  )
+  per_task = np.bincount(items.task, minlength=len(items.tasks))
+  # Unweighted mean over tasks: an item counts by the size of its task.
+  value = count / (len(items.tasks) * per_task)
+  weight = np.append(value[items.task], 0.0).astype(np.float32)
+  dealt = []
+  for bucket in flat:
+    slots = bucket.slot[0]
+    size = -(-len(slots) // count)
+    order = np.full(size * count, len(slots))
+    order[: len(slots)] = np.arange(len(slots))
+    order = order.reshape(size, count).T  # [minibatches, B]
+    padded = jax.tree.map(
+      lambda leaf: np.concatenate([leaf[0], leaf[0][:1]]), bucket
+    )
+    padded.slot[-1] = len(items)
+    dealt.append(jax.tree.map(lambda leaf, at=order: leaf[at], padded))
+  return Batches(
+    tuple(jax.tree.map(jnp.asarray, bucket) for bucket in dealt),
+    tuple(jnp.asarray(weight[bucket.slot]) for bucket in dealt),
+    len(items) / count,
+  )
+
+
+class Ascent(NamedTuple):
+  """Gradient ascent as pure functions.
+
+  Attributes:
+    init: `x [D] -> state`.
+    step: `(i, state, stack, heads, batches) -> (state, objective)`, jitted;
+      step i uses minibatch i modulo their number.
+    x: `state -> x [D]`.
+  """
+
+  init: Callable[..., tuple]
+  step: Callable[..., tuple]
+  x: Callable[[tuple], Array]
+
+
+def ascent(
+  family: Family,
+  method: MergeMethod,
+  space: SearchSpace,
+  objective: str,
+  learning_rate: float,
+  steps: int,
+) -> Ascent:
+  """Adam with a cosine schedule on x in [0, 1]^D, projected on the box.
+
+  Args:
+    family: the models' family.
+    method: how to merge.
+    space: decodes x; its rounding passes gradients through.
+    objective: 'log_likelihood', or 'accuracy', whose soft form is the
+      probability of the right answer.
+    learning_rate: of Adam, as a share of each range.
+    steps: length of the schedule.
+  """
+  optimizer = optax.adam(
+    optax.cosine_decay_schedule(learning_rate, steps), b2=0.99
+  )
+
+  def value(x, stack: ExpertStack, heads, buckets, weights) -> Array:
+    params = resident.merge(method, space.decode(space.quantise(x)), stack)
+    total = jnp.zeros(())
+    for items, weight in zip(buckets, weights, strict=True):
+      scores = evaluate.score_chunk(family, params, heads, items)
+      total += jnp.sum(weight * soft(scores, objective))
+    return total
+
+  def step(i, state, stack, heads, data: Batches):
+    x, opt_state = state
+    index = i % data.weights[0].shape[0]
+    buckets, weights = jax.tree.map(
+      lambda leaf: leaf[index], (data.buckets, data.weights)
+    )
+    result, gradient = jax.value_and_grad(value)(
+      x, stack, heads, buckets, weights
+    )
+    updates, opt_state = optimizer.update(-gradient, opt_state)
+    x = jnp.clip(optax.apply_updates(x, updates), 0.0, 1.0)
+    return (x, opt_state), result
+
+  def init(x: Array):
+    x = jnp.asarray(x, jnp.float32)
+    return x, optimizer.init(x)
+
+  return Ascent(init, jax.jit(step), lambda state: state[0])
+
+
+def soft(scores: ItemScores, objective: str) -> Array:
+  """The differentiable form of an objective, item by item."""
+  if objective == 'accuracy':
+    return jnp.exp(scores.log_likelihood)
+  return scores.log_likelihood
