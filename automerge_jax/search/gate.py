@@ -42,7 +42,7 @@ def check(
     flipped = scores.correct != want.correct
     # An item changes sides only at a tie: two classes at log-likelihoods of
     # at most log(1/2).
-    wrong = (nats > limit) | (
+    wrong = ~(nats <= limit) | (
       flipped & (want.log_likelihood > np.log(0.5) + _NATS)
     )
     if wrong.any():

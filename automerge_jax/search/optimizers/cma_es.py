@@ -11,7 +11,9 @@ def cma_es(population: int, num_dims: int, std: float = 0.15) -> Optimizer:
   """CMA-ES on [0, 1]^D whose first covariance is the space's prior.
 
   Proposals are clipped to the box before they are scored and told, so the
-  distribution stays where candidates are. Build once and reuse: evosax hashes
+  distribution stays where candidates are. Clipped steps are too short for the
+  negative weights of active CMA-ES: at an optimum on an edge these make the
+  covariance indefinite and the step size explode, so there are none. Build once and reuse: evosax hashes
   an algorithm by identity, an equal second one compiles again.
 
   Args:
@@ -27,6 +29,7 @@ def cma_es(population: int, num_dims: int, std: float = 0.15) -> Optimizer:
   algorithm = evosax.algorithms.CMA_ES(
     population_size=population, solution=jnp.zeros(num_dims)
   )
+  algorithm.use_negative_weights = False
   params = algorithm.default_params.replace(std_init=jnp.asarray(std))
 
   def init(key: Array, mean: Array, correlation: Array):
