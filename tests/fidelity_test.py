@@ -61,7 +61,7 @@ def test_sizes_must_ascend(items, sizes):
 
 
 def test_too_few_items_are_named(items):
-  with pytest.raises(ValueError, match="task 'a' has 40 .* needs 41"):
+  with pytest.raises(ValueError, match=r"task 'a' has 40 .* needs 41"):
     fidelity.increments(items, (8, 41), 0)
 
 

@@ -21,6 +21,7 @@ from automerge_jax.models import base, registry
 from automerge_jax.search.settings import Settings
 from automerge_jax.tasks import classification, experts, sources, splits
 from automerge_jax.tasks.sources import Example, Source
+from configs import searches
 from tests import tiny_encoder
 
 TASKS = ('tiny_colour', 'tiny_animal', 'tiny_number')
@@ -104,22 +105,21 @@ def write(folder: pathlib.Path) -> pathlib.Path:
 def settings(folder: pathlib.Path, **other) -> Settings:
   """A search of seconds over the suite in `folder`."""
   chosen = {
+    key: tuple(value) if isinstance(value, list) else value
+    for key, value in searches.layerwise().to_dict().items()
+  }
+  chosen |= {
     'tasks': TASKS,
     'base': folder / 'base',
     'experts': folder / 'experts',
     'seed': 0,
-    'method': 'task_arithmetic',
-    'space': 'layerwise',
-    'layers_per_group': 1,
-    'ranges': {},
-    'objective': 'log_likelihood',
-    'optimizer': 'cma_es',
-    'std': 0.15,
     'population': 6,
     'candidates': 42,
     'batch_size': None,
     'rungs': (16, 48),
     'promote': (3,),
+    'gradient_steps': 16,
+    'minibatches': 4,
     'finalists': 3,
     'select': 40,
     'heldout': 60,
