@@ -31,6 +31,8 @@ _TOP = {
   'inputs',
 }
 
+_NO_EFFECT = {'int8_mask'}  # mergekit's, of its memory and no tensor
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -185,7 +187,7 @@ def from_yaml(text: str, where: str = 'recipe') -> Recipe:
     raise ValueError(
       f'{where}: dtype {content["dtype"]!r} is not supported; use float32'
     )
-  registry.get(content['merge_method'])
+  method = registry.get(content['merge_method'])
   if 'models' in content:
     sources = tuple(
       _read_source(s, f'{where}: models[{i}]', {'model', 'parameters'})
@@ -197,7 +199,7 @@ def from_yaml(text: str, where: str = 'recipe') -> Recipe:
       _read_slice(part, f'{where}: slices[{i}]')
       for i, part in enumerate(content['slices'])
     )
-  return Recipe(
+  recipe = Recipe(
     merge_method=content['merge_method'],
     slices=slices,
     base_model=content.get('base_model'),
@@ -205,6 +207,10 @@ def from_yaml(text: str, where: str = 'recipe') -> Recipe:
     inputs=content.get('inputs') or {},
     semantics=content.get('semantics', 'mergekit-0.1.5'),
   )
+  valid = {p.name for p in method.parameters} | _NO_EFFECT
+  for owner in (recipe, *slices, *(s for part in slices for s in part.sources)):
+    _check_keys(owner.parameters, valid, f'{where}: `parameters`')
+  return recipe
 
 
 def _slice_of(
@@ -279,6 +285,10 @@ def _read_slice(content, where: str) -> Slice:
     )
     for i, s in enumerate(content['sources'])
   )
+  if any('layer_range' not in s for s in content['sources']):
+    raise ValueError(
+      f'{where}: a source without `layer_range`; expected [start, end)'
+    )
   ranges = {tuple(s['layer_range']) for s in content['sources']}
   if len(ranges) != 1:
     raise ValueError(
