@@ -5,7 +5,7 @@ import json
 import pathlib
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,13 +38,20 @@ EXPORTED = 'merged_hf'
 ORBAX = 'merged'
 
 
-def run(settings: Settings, workdir: pathlib.Path, command: str) -> dict:
+def run(
+  settings: Settings,
+  workdir: pathlib.Path,
+  command: str,
+  known: Sequence[pathlib.Path] = (),
+) -> dict:
   """Runs or continues the whole job.
 
   Args:
     settings: what to do.
     workdir: everything is written there.
     command: how to start this again, for the report.
+    known: workdirs of other runs, whose scores of the same models on the same
+      select and held-out items need not be made again.
 
   Returns:
     The content of `summary.json`.
@@ -54,16 +61,20 @@ def run(settings: Settings, workdir: pathlib.Path, command: str) -> dict:
   with _timed(phases, 'load'):
     job = jobs.load(settings)
     space = _space(settings, job)
-  with Ledger(workdir / 'ledger.sqlite') as ledger:
+  with contextlib.ExitStack() as stack:
+    ledger, *others = (
+      stack.enter_context(Ledger(folder / 'ledger.sqlite'))
+      for folder in (workdir, *known)
+    )
     ledger.claim(_identity(settings, job))
     with _timed(phases, 'search'):
       outcome = _search(settings, job, space, ledger, workdir)
     with _timed(phases, 'choose'):
-      finalists, chosen = _choose(settings, job, space, ledger, outcome)
+      finalists, chosen = _choose(settings, job, space, ledger, outcome, others)
     with _timed(phases, 'export'):
       _export(job, chosen['merged'], workdir)
     with _timed(phases, 'heldout'):
-      tasks, scores = _score(settings, job, ledger, workdir, chosen)
+      tasks, scores = _score(settings, job, ledger, workdir, chosen, others)
   result = summary.build(
     task_names=settings.tasks,
     tasks=tasks,
@@ -190,6 +201,7 @@ def _choose(
   space: SearchSpace,
   ledger: Ledger,
   outcome: study.Outcome,
+  known: Sequence[Ledger],
 ) -> tuple[list[dict[str, Any]], dict[str, Recipe]]:
   """Finalists (best first) and the chosen recipes by name, on select items."""
   items = job.items(
@@ -202,6 +214,7 @@ def _choose(
     f'select/{job.setting}',
     ledger,
     job.folders,
+    known,
   )
   rows = [
     {
@@ -264,6 +277,7 @@ def _score(
   ledger: Ledger,
   workdir: pathlib.Path,
   chosen: Mapping[str, Recipe],
+  known: Sequence[Ledger],
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
   """Scores the chosen merges, the parents and the base, by split and model.
 
@@ -283,6 +297,7 @@ def _score(
       f'{split}/{job.setting}',
       ledger,
       job.folders,
+      known,
     )
     found = {
       name: judge.score_recipe(recipe)

@@ -80,7 +80,8 @@ def main(argv: list[str]) -> None:
       folder = workdir / kind / f'seed{seed}'
       settings = search.settings(config_of(kind, seed, workdir))
       command = f'python -m experiments.encoder_suite --workdir={workdir}'
-      runs[kind, seed] = pipeline.run(settings, folder, command)
+      known = [workdir / k / f'seed{s}' for k, s in runs]
+      runs[kind, seed] = pipeline.run(settings, folder, command, known)
       scores[kind, seed] = held_out(folder, settings, runs[kind, seed])
       print(f'{kind}, seed {seed}: {runs[kind, seed]["verdict"]}', flush=True)
   results = figures(seeds, runs, scores, encoder_suite.TASKS)

@@ -10,7 +10,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from automerge_jax.io import assets
-from automerge_jax.tasks import finetune, suite
+from automerge_jax.tasks import experts, finetune, suite
 from experiments import startup
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -26,6 +26,8 @@ def run(config, workdir: str | pathlib.Path) -> dict[str, dict]:
   """Makes every expert of `config`; returns their reports by task."""
   known = config.base in assets.ASSETS
   base_folder = assets.fetch(config.base) if known else config.base
+  folder = pathlib.Path(workdir) / 'experts'
+  base_folder = experts.keep_base(base_folder, folder)
   how = config.train
   options = finetune.Options(
     epochs=how.epochs,
@@ -41,7 +43,7 @@ def run(config, workdir: str | pathlib.Path) -> dict[str, dict]:
   reports = {}
   for name, task in config.tasks.items():
     report = suite.make_expert(
-      pathlib.Path(workdir) / 'experts' / name,
+      folder / name,
       base_folder,
       suite.make_task(name, task.max_tokens),
       options,

@@ -14,7 +14,6 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from automerge_jax import pipeline
-from automerge_jax.io import assets
 from automerge_jax.search.settings import Settings
 from automerge_jax.tasks import experts
 from experiments import startup
@@ -33,13 +32,11 @@ def settings(config) -> Settings:
   how: dict[str, Any] = config.search.to_dict()
   how = {k: tuple(v) if isinstance(v, list) else v for k, v in how.items()}
   how['batch_size'] = how['batch_size'] or None
-  base = (
-    assets.fetch(config.base) if config.base in assets.ASSETS else config.base
-  )
+  folder = pathlib.Path(config.experts)
   return Settings(
     tasks=tuple(config.tasks),
-    base=pathlib.Path(base),
-    experts=pathlib.Path(config.experts),
+    base=folder / experts.BASE,
+    experts=folder,
     seed=config.seed,
     **how,
   )
@@ -50,12 +47,11 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
   startup.prepare()
   config, workdir = CONFIG.value, pathlib.Path(WORKDIR.value)
-  config_file = sys.argv[1:]
   experts.check_finished(
     config.experts,
     list(config.tasks),
     'python -m experiments.finetune '
-    + shlex.join(a for a in config_file if a.startswith('--config='))
+    + shlex.join(a for a in sys.argv[1:] if a.startswith('--config='))
     + f' --workdir={pathlib.Path(config.experts).parent}',
   )
   command = shlex.join(['python', '-m', 'experiments.search', *sys.argv[1:]])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from automerge_jax.search.ledger import Candidate, Ledger, Scores
+from automerge_jax.tasks.itemset import ItemSet
 
 TASKS = ('a', 'b')
 TASK = np.asarray([0, 1, 0, 1, 1])
@@ -91,11 +92,14 @@ def test_another_search_is_refused_by_key(ledger):
 
 
 def test_other_items_are_refused(ledger):
-  ledger.record_items('s', 'a', ['x', 'y'])
-  ledger.record_items('s', 'a', ['x', 'y'])
-  ledger.record_items('t', 'a', ['z'])
+  ledger.record_items('s', _items(['x', 'y']))
+  ledger.record_items('s', _items(['x', 'y']))
+  ledger.record_items('t', _items(['z']))
+  assert ledger.has_items('s', _items(['x', 'y']))
+  assert not ledger.has_items('s', _items(['y', 'x']))
+  assert not ledger.has_items('u', _items(['x', 'y']))
   with pytest.raises(ValueError, match="other items of 'a' in 's'"):
-    ledger.record_items('s', 'a', ['y', 'x'])
+    ledger.record_items('s', _items(['y', 'x']))
 
 
 def test_no_row_holds_a_time(tmp_path):
@@ -104,9 +108,14 @@ def test_no_row_holds_a_time(tmp_path):
   for name in ('one', 'two'):
     with Ledger(tmp_path / name) as ledger:
       ledger.claim({'seed': 1})
-      ledger.record_items('s', 'a', ['x'])
+      ledger.record_items('s', _items(['x']))
       ledger.propose(0, [Candidate('o', 'r', np.ones(3, np.float32))])
       ledger.record('s', TASKS, TASK, {'r': _scores(0)})
     with sqlite3.connect(tmp_path / name) as db:
       dumps.append(list(db.iterdump()))
   assert dumps[0] == dumps[1]
+
+
+def _items(ids):
+  zeros = np.zeros(len(ids), np.int32)
+  return ItemSet(('a',), tuple(ids), ((1,),) * len(ids), zeros, zeros)

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from automerge_jax.tasks.itemset import ItemSet
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS items (
@@ -83,24 +85,33 @@ class Ledger:
           'another --workdir or restore the setting'
         )
 
-  def record_items(self, setting: str, task: str, ids: Sequence[str]) -> None:
-    """Records the items of a setting and task, in the order of the scores.
+  def record_items(self, setting: str, items: ItemSet) -> None:
+    """Records a setting's items; a task's scores follow their order.
 
     Raises:
       ValueError: if other items, or another order, are recorded.
     """
-    text = json.dumps(list(ids))
-    self._db.execute(
-      'INSERT OR IGNORE INTO items VALUES (?, ?, ?)', (setting, task, text)
+    wanted = _ids(items)
+    self._db.executemany(
+      'INSERT OR IGNORE INTO items VALUES (?, ?, ?)',
+      [(setting, task, json.dumps(ids)) for task, ids in wanted.items()],
     )
-    (have,) = self._db.execute(
-      'SELECT ids FROM items WHERE setting = ? AND task = ?', (setting, task)
-    ).fetchone()
-    if have != text:
-      raise ValueError(
-        f'the ledger holds scores of other items of {task!r} in {setting!r}: '
-        'the data changed since it was made; use another --workdir'
-      )
+    for task, have in self._items(setting).items():
+      if have != wanted.get(task):
+        raise ValueError(
+          f'the ledger holds scores of other items of {task!r} in {setting!r}: '
+          'the data changed since it was made; use another --workdir'
+        )
+
+  def has_items(self, setting: str, items: ItemSet) -> bool:
+    """Whether a setting is recorded with exactly these items."""
+    return self._items(setting) == _ids(items)
+
+  def _items(self, setting: str) -> dict[str, list[str]]:
+    rows = self._db.execute(
+      'SELECT task, ids FROM items WHERE setting = ?', (setting,)
+    )
+    return {task: json.loads(ids) for task, ids in rows}
 
   def propose(self, generation: int, candidates: Sequence[Candidate]) -> None:
     """Commits a generation's proposals, all or none."""
@@ -177,6 +188,13 @@ class Ledger:
       correct[task == index] = np.frombuffer(right, np.uint8)
       likelihood[task == index] = np.frombuffer(nats, np.float32)
     return Scores(correct, likelihood)
+
+
+def _ids(items: ItemSet) -> dict[str, list[str]]:
+  return {
+    task: [items.ids[i] for i in np.flatnonzero(items.task == t)]
+    for t, task in enumerate(items.tasks)
+  }
 
 
 def _floats(values: np.ndarray) -> bytes:

@@ -46,9 +46,7 @@ class RungScorer:
     ]
     self.buckets = [evaluate.buckets(subset) for subset in self.subsets]
     for setting, subset in zip(self.settings, self.subsets, strict=True):
-      for t, task in enumerate(items.tasks):
-        mine = np.flatnonzero(subset.task == t)
-        ledger.record_items(setting, task, [subset.ids[i] for i in mine])
+      ledger.record_items(setting, subset)
     self.scorer = evaluate.population_scorer(
       study.family,
       study.method,

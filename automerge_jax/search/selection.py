@@ -52,6 +52,7 @@ def judge(
   setting: str,
   ledger: Ledger,
   folders: Mapping[str, pathlib.Path],
+  known: Sequence[Ledger] = (),
 ) -> Judge:
   """A judge over an item set.
 
@@ -62,18 +63,24 @@ def judge(
     setting: name of the items and evaluation settings in the ledger.
     ledger: where scores are kept.
     folders: of the models that recipes name.
+    known: ledgers of other runs; scores of the same key, setting and items are
+      copied from them.
   """
   run = evaluate.scorer(family)
   data = evaluate.buckets(items)
   layers = {k.stored: streaming.layer_of(k.stored) for k in family.keys}
-  for t, task in enumerate(items.tasks):
-    mine = np.flatnonzero(items.task == t)
-    ledger.record_items(setting, task, [items.ids[i] for i in mine])
+  ledger.record_items(setting, items)
 
   def score_tensors(key, load) -> Scores:
     found = ledger.scores(key, setting, items.tasks, items.task)
     if found is not None:
       return found
+    for other in known:
+      if other.has_items(setting, items):
+        found = other.scores(key, setting, items.tasks, items.task)
+        if found is not None:
+          ledger.record(setting, items.tasks, items.task, {key: found})
+          return found
     packed = models.pack(family.keys, load())
     params = jax.tree.map(jnp.asarray, packed)
     scores = run(params, heads, data, len(items))

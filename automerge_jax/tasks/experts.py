@@ -21,6 +21,7 @@ from automerge_jax.models import base
 from automerge_jax.tasks.classification import Task
 from automerge_jax.types import Family, Params
 
+BASE = 'base'
 HEAD = 'head.safetensors'
 TASK = 'head.json'
 REPORT = 'train.json'
@@ -68,6 +69,31 @@ def write(
   weights.write(folder, tensors)
   write_head(folder, head)
   write_json(folder / REPORT, report)
+
+
+def keep_base(
+  base_folder: str | pathlib.Path, experts: str | pathlib.Path
+) -> pathlib.Path:
+  """Puts the base beside its experts, as `base`, so that recipes can name it.
+
+  Weights are hard links where the file system allows, else copies.
+  """
+  base_folder, folder = pathlib.Path(base_folder), pathlib.Path(experts) / BASE
+  partial = folder.with_name(BASE + '.partial')
+  if folder.is_dir():
+    return folder
+  shutil.rmtree(partial, ignore_errors=True)
+  partial.mkdir(parents=True)
+  copy_companions(base_folder, partial)
+  if (base_folder / weights.INDEX).is_file():
+    shutil.copyfile(base_folder / weights.INDEX, partial / weights.INDEX)
+  for path in set(weights.files(base_folder).values()):
+    try:
+      (partial / path.name).hardlink_to(path)
+    except OSError:
+      shutil.copyfile(path, partial / path.name)
+  partial.rename(folder)
+  return folder
 
 
 def copy_companions(base_folder: pathlib.Path, folder: pathlib.Path) -> None:

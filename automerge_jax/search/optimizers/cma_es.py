@@ -13,8 +13,9 @@ def cma_es(population: int, num_dims: int, std: float = 0.15) -> Optimizer:
   Proposals are clipped to the box before they are scored and told, so the
   distribution stays where candidates are. Clipped steps are too short for the
   negative weights of active CMA-ES: at an optimum on an edge these make the
-  covariance indefinite and the step size explode, so there are none. Build once and reuse: evosax hashes
-  an algorithm by identity, an equal second one compiles again.
+  covariance indefinite and the step size explode, so there are none. Build
+  once and reuse: evosax hashes an algorithm by identity, an equal second one
+  compiles again.
 
   Args:
     population: P, at least 4.
