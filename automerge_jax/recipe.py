@@ -150,7 +150,13 @@ def effective_hash(
 
 
 def to_yaml(recipe: Recipe, header: Iterable[str] = ()) -> str:
-  """The recipe as YAML; `from_yaml` gives it back."""
+  """The recipe as YAML; `from_yaml` gives it back.
+
+  Raises:
+    ValueError: if recipe and its one slice of all layers state the same twice,
+      which `models` has no place for.
+  """
+  recipe = _lifted(recipe)
   content: dict[str, Any] = {'merge_method': recipe.merge_method}
   if recipe.base_model is not None:
     content['base_model'] = recipe.base_model
@@ -211,6 +217,24 @@ def from_yaml(text: str, where: str = 'recipe') -> Recipe:
   for owner in (recipe, *slices, *(s for part in slices for s in part.sources)):
     _check_keys(owner.parameters, valid, f'{where}: `parameters`')
   return recipe
+
+
+def _lifted(recipe: Recipe) -> Recipe:
+  """What a single slice of all layers states, stated by the recipe."""
+  if len(recipe.slices) != 1 or recipe.slices[0].layers is not None:
+    return recipe
+  (part,) = recipe.slices
+  twice = sorted(set(part.parameters) & set(recipe.parameters))
+  if part.base_model and recipe.base_model not in (None, part.base_model):
+    twice.append('base_model')
+  if twice:
+    raise ValueError(f'{twice} stand in the recipe and in its only slice')
+  return dataclasses.replace(
+    recipe,
+    slices=(Slice(part.sources),),
+    base_model=part.base_model or recipe.base_model,
+    parameters={**recipe.parameters, **part.parameters},
+  )
 
 
 def _slice_of(

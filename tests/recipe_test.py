@@ -90,6 +90,16 @@ def _plain(value):
   return value
 
 
+def test_one_slice_of_all_layers_is_written_as_models():
+  part = Slice((Source('a'), Source('b')), None, 'a', {'t': 0.25})
+  back = _read(recipes.to_yaml(Recipe('slerp', (part,))))
+  assert back.base_model == 'a' and back.parameters == {'t': 0.25}
+  assert _hash(back) == _hash(Recipe('slerp', (part,)))
+  for other in ({'parameters': {'t': 1}}, {'base_model': 'b'}):
+    with pytest.raises(ValueError, match='in the recipe and in its only slice'):
+      recipes.to_yaml(Recipe('slerp', (part,), **other))
+
+
 def test_mergekits_own_yaml_is_read():
   recipe = _read("""
 merge_method: task_arithmetic
