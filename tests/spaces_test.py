@@ -129,6 +129,24 @@ def test_encode_undoes_quantise(name, kind, family):
   )
 
 
+@every_method
+def test_coefficients_are_exact_decimals_compiled_or_not(name, family):
+  """Recipes then say 0.2274, and count what a density keeps as the search."""
+  space = _space(name, 'modelwise', family)
+  rows = np.linspace(0, 1, 997, dtype=np.float32)
+  x = jnp.tile(rows[:, None], (1, len(space.names)))
+  compiled = np.asarray(jax.jit(jax.vmap(space.quantise))(x))
+  eager = np.asarray(jax.vmap(space.quantise)(x))
+  np.testing.assert_array_equal(compiled, eager)
+  digits = [3 if n.startswith('density') else 4 for n in space.names]
+  for column, places in zip(compiled.T, digits, strict=True):
+    want = [np.float32(round(float(v), places)) for v in column]
+    np.testing.assert_array_equal(column, want)
+  for row in compiled[::50]:
+    once, twice = space.decode(row), jax.jit(space.decode)(row)
+    jax.tree.map(np.testing.assert_array_equal, once, twice)
+
+
 @every_space
 @pytest.mark.parametrize('name', ['linear', 'task_arithmetic', 'ties'])
 def test_one_hot_is_the_expert_and_nothing_is_the_base(

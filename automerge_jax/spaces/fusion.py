@@ -17,7 +17,8 @@ from automerge_jax.recipe import Recipe, Slice, Source
 from automerge_jax.spaces.cells import Cells
 from automerge_jax.types import Array, MergeMethod, MergePlan, SearchSpace
 
-_GRID = {'density': 1e3}  # steps a unit; other parameters move in 1e-4
+_UNIT = 10_000  # coefficients are whole numbers of 1 / _UNIT ...
+_STEPS = {'density': 10}  # ... and densities of so many of these
 _PRIOR_CORRELATION = 0.5  # between the cells of one expert
 
 
@@ -59,7 +60,7 @@ def space(
     searched[name] = (low, high, searched[name][2])
 
   # Dimensions: parameter-major, then expert, then cell.
-  blocks, names, lows, highs, grids, owners = {}, [], [], [], [], []
+  blocks, names, lows, highs, steps, owners = {}, [], [], [], [], []
   for name, (low, high, per_expert) in searched.items():
     owner_names = list(experts) if per_expert else ['all']
     start = len(names)
@@ -71,17 +72,21 @@ def space(
     size = len(names) - start
     lows += [low] * size
     highs += [high] * size
-    grids += [_GRID.get(name, 1e4)] * size
+    steps += [_STEPS.get(name, 1)] * size
     blocks[name] = (start, size, per_expert)
   low, high = np.asarray(lows, np.float32), np.asarray(highs, np.float32)
-  grid = np.asarray(grids, np.float32)
+  step = np.asarray(steps, np.float32)
+  bottom, top = (round(float(x) * _UNIT) for x in (low.min(), high.max()))
+  decimal = _decimals(bottom, top)
   same = np.asarray(owners)[:, None] == np.asarray(owners)[None]
   correlation = np.where(same, _PRIOR_CORRELATION, 0.0)
   np.fill_diagonal(correlation, 1.0)
 
   @jax.custom_jvp
   def snap(c: Array) -> Array:
-    return jnp.rint(c * grid) / grid
+    whole = jnp.rint(c * (_UNIT / step)) * step
+    index = jnp.clip(whole.astype(jnp.int32), bottom, top) - bottom
+    return jnp.asarray(decimal)[index]
 
   # Gradients pass through the rounding: its steps are far below what matters.
   snap.defjvp(lambda primals, tangents: (snap(*primals), *tangents))
@@ -122,6 +127,15 @@ def space(
   )
 
 
+def _decimals(bottom: int, top: int) -> np.ndarray:
+  """Float32 of bottom / _UNIT to top / _UNIT.
+
+  A table, because a compiled division by a constant is a multiplication by its
+  reciprocal, which misses a third of these decimals by a bit.
+  """
+  return (np.arange(bottom, top + 1) / _UNIT).astype(np.float32)
+
+
 def _pairs(score: Array, cells: Cells) -> dict[str, Array]:
   """SLERP's pair and t of each cell, from scores [K, cells]."""
   # The stem follows the first layer group: a slice has one pair of models.
@@ -133,7 +147,9 @@ def _pairs(score: Array, cells: Cells) -> dict[str, Array]:
   high, low = score[first, columns], score[second, columns]
   share = jnp.where(high + low > 0, low / jnp.maximum(high + low, 1e-9), 0.5)
   return {
-    't': jnp.rint(share * 1e4) / 1e4,
+    't': jnp.asarray(_decimals(0, _UNIT))[
+      jnp.rint(share * _UNIT).astype(jnp.int32)
+    ],
     'first': first.astype(jnp.float32),
     'second': second.astype(jnp.float32),
   }
