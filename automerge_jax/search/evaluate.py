@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -88,8 +87,11 @@ def population_scorer(
 
   Returns:
     Jitted `(c [P, D], active [P], stack, heads, buckets, num_items) ->
-    ItemScores [P, n]`, NaN for inactive candidates.
+    ItemScores [P, n]`, NaN for inactive candidates. It raises RuntimeError
+    when it is traced more than once a rung.
   """
+
+  traces = 0
 
   def run(
     c: Array,
@@ -99,6 +101,16 @@ def population_scorer(
     data: Buckets,
     num_items: int,
   ) -> ItemScores:
+    # Python runs when JAX traces. Counted here and not by chex, whose counts
+    # are of the source line: a second search in a process would fail.
+    nonlocal traces
+    traces += 1
+    if traces > rungs:
+      raise RuntimeError(
+        f'the scorer of {rungs} item sets was traced {traces} times; shapes '
+        'must be fixed before a search'
+      )
+
     def evaluate(c_one: Array) -> ItemScores:
       params = resident.merge(method, decode(c_one), stack)
       return score(family, params, heads, data, num_items)
@@ -113,7 +125,7 @@ def population_scorer(
 
     return jax.lax.map(one, (c, active), batch_size=batch_size)
 
-  return jax.jit(chex.assert_max_traces(run, n=rungs), static_argnums=5)
+  return jax.jit(run, static_argnums=5)
 
 
 def failures(scores: ItemScores) -> Sequence[str | None]:

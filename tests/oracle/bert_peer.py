@@ -11,7 +11,7 @@ import transformers
 
 
 def main(folder: str, inputs: str, outputs: str) -> None:
-  model = transformers.BertModel.from_pretrained(folder).eval()
+  model = transformers.AutoModel.from_pretrained(folder).eval()
   with np.load(inputs) as given, torch.no_grad():
     hidden = model(
       input_ids=torch.from_numpy(given['ids']),
