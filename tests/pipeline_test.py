@@ -258,3 +258,30 @@ def test_killed_at_any_moment_it_continues_to_the_same_end(tiny, job):
     np.testing.assert_array_equal(
       safetensors.read(workdir / 'merged_hf')[name], tensor
     )
+
+
+@pytest.mark.parametrize(
+  'other',
+  [
+    {'method': 'slerp', 'optimizer': 'cma_es', 'gradient_steps': 0},
+    {
+      'method': 'ties',
+      'space': 'modelwise',
+      'optimizer': 'random',
+      'objective': 'accuracy',
+      'batch_size': 2,
+    },
+  ],
+)
+def test_other_searches_after_the_first_in_one_process(tiny, tmp_path, other):
+  """Each leaves a model that its own recipe rebuilds, and a page."""
+  small = {'candidates': 20, 'ties_scales': ()}
+  settings = tiny_suite.settings(tiny, **(small | other))
+  summary = pipeline.run(settings, tmp_path / 'a', '')
+  assert 'ties' not in summary['models']  # its grid is empty
+  assert (tmp_path / 'a' / 'report.html').is_file()
+  recipe = tmp_path / 'a' / 'merged_hf' / 'recipe.yaml'
+  merge.run(recipe, tmp_path / 'b')
+  want = safetensors.read(tmp_path / 'a' / 'merged_hf')
+  for name, tensor in safetensors.read(tmp_path / 'b').items():
+    np.testing.assert_array_equal(tensor, want[name], name)
