@@ -92,7 +92,10 @@ def run(
     recipe_hashes={name: job.recipe_hash(r) for name, r in chosen.items()},
     finalists=finalists,
     coefficients=history.coefficients(
-      chosen['merged'], job.family, settings.tasks
+      chosen['merged'],
+      job.family,
+      job.family.components[settings.components],
+      settings.tasks,
     ),
     environment=environment.describe()
     | {
@@ -116,7 +119,9 @@ def _space(settings: Settings, job: Job) -> SearchSpace:
   division = (
     cells.whole(job.family)
     if settings.space == 'modelwise'
-    else cells.layered(job.family, settings.layers_per_group)
+    else cells.layered(
+      job.family, settings.layers_per_group, settings.components
+    )
   )
   return fusion.space(
     job.method, division, settings.tasks, BASE, settings.ranges

@@ -51,9 +51,9 @@ class Family:
     head: `(params, carry) -> outputs`.
     layer_info: per-layer arrays [L, ...] that steer `block`, or None.
     keys: the key table, one row a stored tensor.
-    components: (name, filter) pairs that sort tensors, the first filter that is
-      part of the stored name counting; the last filter is None and takes the
-      rest. The component `stem` is a group of its own.
+    components: ways to sort tensors, `coarse` and `fine`: (name, filter) pairs
+      of which the first counts whose filter is part of the stored name; the
+      last filter is None and takes the rest. `stem` is a group of its own.
     skip: stored names that are rightly not read (integer buffers).
   """
 
@@ -64,7 +64,7 @@ class Family:
   head: Callable[[Params, Carry], Array]
   layer_info: Any
   keys: tuple[Key, ...]
-  components: tuple[tuple[str, str | None], ...]
+  components: Mapping[str, tuple[tuple[str, str | None], ...]]
   skip: tuple[str, ...] = ()
 
 

@@ -9,18 +9,21 @@ def layerwise(method: str = 'task_arithmetic') -> ml_collections.ConfigDict:
   config.method = method  # linear, slerp, task_arithmetic or ties
   config.space = 'layerwise'  # or modelwise
   config.layers_per_group = 1
-  config.ranges = ml_collections.ConfigDict()  # e.g. ranges.weight = (0.0, 1.5)
+  config.components = 'fine'  # or coarse: attention, MLP, the rest
+  config.ranges = ml_collections.ConfigDict()
+  if method == 'task_arithmetic':
+    config.ranges.weight = (0.0, 1.5)
   config.objective = 'log_likelihood'  # or accuracy; mean over tasks
   config.optimizer = 'cma_es'  # or random
-  config.std = 0.15  # first step, as a share of each range
+  config.std = 0.05  # first step, as a share of each range
   config.population = 16
-  config.candidates = 500  # budget, start points included
+  config.candidates = 80  # budget, start points included
   config.batch_size = 0  # candidates vmapped together; 0: one at a time
-  config.rungs = (100, 400)  # items a task
-  config.promote = (4,)  # candidates of a generation that reach the next rung
-  config.gradient_steps = 64  # before the optimizer starts; 0: none
-  config.gradient_rate = 0.025  # as a share of each range
-  config.minibatches = 8  # gradient steps take the search items in turn
+  config.rungs = (100, 800)  # items a task
+  config.promote = (3,)  # candidates of a generation that reach the next rung
+  config.gradient_steps = 80  # before the optimizer starts; 0: none
+  config.gradient_rate = 0.03  # as a share of each range
+  config.minibatches = 16  # gradient steps take the search items in turn
   config.finalists = 4  # compared on select items, beside the mean
   config.select = 500  # items a task
   config.heldout = 1000  # items a task
@@ -35,4 +38,5 @@ def modelwise(method: str = 'task_arithmetic') -> ml_collections.ConfigDict:
   """Model-wise merging: one coefficient an expert."""
   config = layerwise(method)
   config.space = 'modelwise'
+  config.gradient_steps = 32  # K coefficients settle sooner
   return config

@@ -174,12 +174,24 @@ def family(config: Config) -> Family:
     head=head,
     layer_info=None,
     keys=_keys(config),
-    components=(
-      ('stem', 'embeddings'),
-      ('rest', 'LayerNorm'),
-      ('attention', 'attention'),
-      ('mlp', None),
-    ),
+    components={
+      'coarse': (
+        ('stem', 'embeddings'),
+        ('rest', 'LayerNorm'),
+        ('attention', 'attention'),
+        ('mlp', None),
+      ),
+      'fine': (
+        ('stem', 'embeddings'),
+        ('norm', 'LayerNorm'),
+        ('query', 'query'),
+        ('key', 'key'),
+        ('value', 'value'),
+        ('attention output', 'attention'),
+        ('mlp input', 'intermediate'),
+        ('mlp output', None),
+      ),
+    },
     skip=('embeddings.position_ids',),  # an integer buffer, not a weight
   )
 

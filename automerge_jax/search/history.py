@@ -92,7 +92,10 @@ def best(scored: Sequence[Scored], most: int) -> list[Scored]:
 
 
 def coefficients(
-  recipe: Recipe, family: Family, experts: Sequence[str]
+  recipe: Recipe,
+  family: Family,
+  filters: Sequence[tuple[str, str | None]],
+  experts: Sequence[str],
 ) -> dict[str, Any]:
   """The recipe's weights (SLERP: shares) by expert, component and layer.
 
@@ -100,7 +103,7 @@ def coefficients(
   from what was merged.
   """
   method = registry.get(recipe.merge_method)
-  components = [name for name, _ in family.components]
+  components = [name for name, _ in filters]
   layers = [str(i) for i in range(family.num_layers)]
   values: list[list[list[float | None]]] = [
     [[None] * len(layers) for _ in components] for _ in experts
@@ -113,7 +116,7 @@ def coefficients(
       share = _shares(method.name, resolved)
       component = next(
         i
-        for i, (_, part) in enumerate(family.components)
+        for i, (_, part) in enumerate(filters)
         if part is None or part in key.stored
       )
       if key.layer is None and components[component] != 'stem':

@@ -17,6 +17,7 @@ class Settings:
     method: merge method, by registry name.
     space: 'layerwise' or 'modelwise'.
     layers_per_group: layers that share coefficients (layer-wise).
+    components: how a layer is divided, 'coarse' or 'fine'.
     ranges: other bounds than the method's, by parameter.
     objective: 'accuracy' or 'log_likelihood', averaged over tasks.
     optimizer: 'cma_es' or 'random'.
@@ -44,6 +45,7 @@ class Settings:
   method: str
   space: str
   layers_per_group: int
+  components: str
   ranges: Mapping[str, tuple[float, float]]
   objective: str
   optimizer: str

@@ -44,17 +44,27 @@ def whole(family: Family) -> Cells:
   )
 
 
-def layered(family: Family, layers_per_group: int = 1) -> Cells:
+def layered(
+  family: Family, layers_per_group: int = 1, components: str = 'coarse'
+) -> Cells:
   """Groups of layers times components, the stem on its own (layer-wise).
 
   Args:
     family: gives depth, tensors and components.
     layers_per_group: layers that share coefficients; the last group may be
       smaller.
+    components: which of the family's divisions of a layer, 'coarse' or 'fine'.
 
   Raises:
-    ValueError: if `layers_per_group` is not between 1 and L.
+    ValueError: if `layers_per_group` is not between 1 and L, or the family has
+      no such division.
   """
+  if components not in family.components:
+    raise ValueError(
+      f'components is {components!r}; {family.name} has '
+      f'{sorted(family.components)}'
+    )
+  filters = family.components[components]
   depth = family.num_layers
   if not 1 <= layers_per_group <= depth:
     raise ValueError(
@@ -66,15 +76,13 @@ def layered(family: Family, layers_per_group: int = 1) -> Cells:
   names += [
     (group, component)
     for group in range(len(spans))
-    for component, _ in family.components
+    for component, _ in filters
     if component != 'stem'
   ]
   index = {name: i for i, name in enumerate(names)}
 
   def cell(stored: str) -> int:
-    component = next(
-      c for c, f in family.components if f is None or f in stored
-    )
+    component = next(c for c, f in filters if f is None or f in stored)
     if component == 'stem':
       return index[None, 'stem']
     layer = layer_of(stored)
@@ -90,7 +98,7 @@ def layered(family: Family, layers_per_group: int = 1) -> Cells:
   }
   used = {int(i) for cells in of_leaf.values() for i in np.ravel(cells)}
   assert used == set(range(len(names))), (used, names)
-  return Cells(tuple(names), spans, family.components, of_leaf)
+  return Cells(tuple(names), spans, filters, of_leaf)
 
 
 def _shape(rows) -> tuple[int, ...]:
