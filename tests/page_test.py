@@ -224,9 +224,10 @@ def test_a_gap_that_does_not_exist_is_explained():
   assert 'Worse than tuned task arithmetic' in text
 
 
-def test_log_likelihood_finalists_are_in_nats():
+def test_log_likelihood_of_finalists_is_in_nats_and_their_choice_in_percent():
   summary = synthetic_report.build(objective='mean log-likelihood')
   for row in summary['finalists']:
-    row['select'] = -0.4567
+    row |= {'search': -0.4567, 'select': 0.8123}
   text = page.render(summary, [])
-  assert '−0.457' in text and 'nats' in text
+  table = text[text.index('id="finalists"') :]
+  assert '>−0.457<' in table and '>81.2<' in table and 'nats' in table
