@@ -20,7 +20,7 @@ from automerge_jax.search import environment, statistics
 from automerge_jax.search import job as jobs
 from automerge_jax.search.ledger import Ledger
 from configs import encoder_suite, searches
-from experiments import search, startup
+from experiments import choices, startup
 
 WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Holds experts/; searches go below it.', required=True
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
   for seed in seeds:
     for kind in _SPACES:
       folder = workdir / kind / f'seed{seed}'
-      settings = search.settings(config_of(kind, seed, workdir))
+      settings = choices.settings(config_of(kind, seed, workdir))
       command = f'python -m experiments.encoder_suite --workdir={workdir}'
       known = [workdir / k / f'seed{s}' for k, s in runs]
       runs[kind, seed] = pipeline.run(settings, folder, command, known)

@@ -8,15 +8,13 @@ A run that was killed continues when the same command is given again.
 import pathlib
 import shlex
 import sys
-from typing import Any
 
 from absl import app, flags
 from ml_collections import config_flags
 
 from automerge_jax import pipeline
-from automerge_jax.search.settings import Settings
 from automerge_jax.tasks import experts
-from experiments import startup
+from experiments import choices, startup
 
 CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Suite and search.', lock_config=True
@@ -25,21 +23,6 @@ WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Where everything is written.', required=True
 )
 flags.mark_flag_as_required('config')
-
-
-def settings(config) -> Settings:
-  """Settings of a config with a `search` part."""
-  how: dict[str, Any] = config.search.to_dict()
-  how = {k: tuple(v) if isinstance(v, list) else v for k, v in how.items()}
-  how['batch_size'] = how['batch_size'] or None
-  folder = pathlib.Path(config.experts)
-  return Settings(
-    tasks=tuple(config.tasks),
-    base=folder / experts.BASE,
-    experts=folder,
-    seed=config.seed,
-    **how,
-  )
 
 
 def main(argv: list[str]) -> None:
@@ -55,7 +38,7 @@ def main(argv: list[str]) -> None:
     + f' --workdir={pathlib.Path(config.experts).parent}',
   )
   command = shlex.join(['python', '-m', 'experiments.search', *sys.argv[1:]])
-  result = pipeline.run(settings(config), workdir, command)
+  result = pipeline.run(choices.settings(config), workdir, command)
   print(result['verdict'])
   print(f'Report: {workdir / "report.html"}')
 
