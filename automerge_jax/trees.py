@@ -106,5 +106,5 @@ def nearest(name: str, valid: Iterable[str]) -> str:
   """A did-you-mean ending for an error about an unknown name."""
   valid = sorted(valid)
   close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-  hint = f'; did you mean {close[0]!r}?' if close else ''
+  hint = f'; did you mean {close[0]!r}?' if close else '.'
   return f'{hint} Valid: {valid}'

@@ -113,6 +113,7 @@ def settings(folder: pathlib.Path, **other) -> Settings:
     'base': folder / 'base',
     'experts': folder / 'experts',
     'seed': 0,
+    'ranges': {},
     'population': 6,
     'candidates': 42,
     'batch_size': None,
