@@ -48,6 +48,12 @@ def config_of(kind: str, seed: int, workdir: pathlib.Path):
   return config
 
 
+def finished(folder: pathlib.Path) -> dict | None:
+  """The summary of a search that is done, with the times that it took."""
+  path = folder / 'summary.json'
+  return json.loads(path.read_text()) if path.is_file() else None
+
+
 def held_out(folder: pathlib.Path, settings, result) -> dict[str, np.ndarray]:
   """0/1 scores of every model on the held-out items, from a run's ledger."""
   job = jobs.load(settings)
@@ -81,7 +87,9 @@ def main(argv: list[str]) -> None:
       settings = choices.settings(config_of(kind, seed, workdir))
       command = f'python -m experiments.encoder_suite --workdir={workdir}'
       known = [workdir / k / f'seed{s}' for k, s in runs]
-      runs[kind, seed] = pipeline.run(settings, folder, command, known)
+      runs[kind, seed] = finished(folder) or pipeline.run(
+        settings, folder, command, known
+      )
       scores[kind, seed] = held_out(folder, settings, runs[kind, seed])
       print(f'{kind}, seed {seed}: {runs[kind, seed]["verdict"]}', flush=True)
   results = figures(seeds, runs, scores, encoder_suite.TASKS)

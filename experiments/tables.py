@@ -1,0 +1,79 @@
+"""Writes the README's tables from results/, so that they cannot differ.
+
+python -m experiments.tables          # rewrites README.md
+python -m experiments.tables --check  # fails if it is out of date
+"""
+
+import json
+import pathlib
+import re
+
+from absl import app, flags
+
+CHECK = flags.DEFINE_bool('check', False, 'Compare, do not write.')
+_PROJECT = pathlib.Path(__file__).resolve().parent.parent
+_ROWS = {
+  'lfs': 'layer-wise search (ours)',
+  'modelwise': 'model-wise search (ours)',
+  'task_arithmetic': 'task arithmetic, tuned',
+  'ties': 'TIES, tuned',
+  'uniform': 'uniform average',
+  'base': 'base',
+  'experts': 'the experts, each on its own task',
+}
+
+
+def encoder_suite(results: dict) -> str:
+  """Held-out means of the encoder suite."""
+  figures, intervals = results['figures'], results['intervals']
+  lines = ['| model | held-out accuracy, mean of four tasks | 95% interval |']
+  lines += ['|---|---|---|']
+  for name, label in _ROWS.items():
+    key = f'{name}_heldout_mean'
+    low, high = intervals[key]
+    lines.append(f'| {label} | {figures[key]:.4f} | {low:.4f} to {high:.4f} |')
+  low, high = intervals['lfs_minus_task_arithmetic']
+  gap_low, gap_high = intervals['gap_closed']
+  lines += [
+    '',
+    f'Means over {len(results["seeds"])} search seeds. Layer-wise search '
+    f'is {figures["lfs_minus_task_arithmetic"]:+.4f} ({low:+.4f} to '
+    f'{high:+.4f}, paired) above tuned task arithmetic and closes '
+    f'{figures["gap_closed"]:.0%} ({gap_low:.0%} to {gap_high:.0%}) of its gap '
+    f'to the experts, with at most {figures["candidates"]} candidates '
+    f'({figures["full_evaluations"]:.0f} full-evaluation equivalents).',
+  ]
+  return '\n'.join(lines)
+
+
+TABLES = {'encoder_suite': encoder_suite}
+
+
+def render(readme: str) -> str:
+  """The README with every `<!-- results:NAME -->` block written anew."""
+  for name, table in TABLES.items():
+    path = _PROJECT / 'results' / f'{name}.json'
+    text = table(json.loads(path.read_text()))
+    block = f'<!-- results:{name} -->\n{text}\n<!-- end -->'
+    pattern = rf'<!-- results:{name} -->.*?<!-- end -->'
+    readme, found = re.subn(
+      pattern, lambda _, b=block: b, readme, flags=re.DOTALL
+    )
+    if not found:
+      raise ValueError(f'README.md has no block <!-- results:{name} -->')
+  return readme
+
+
+def main(argv: list[str]) -> None:
+  del argv
+  path = _PROJECT / 'README.md'
+  have = path.read_text()
+  want = render(have)
+  if CHECK.value and have != want:
+    raise SystemExit('README.md differs from results/: run experiments.tables')
+  if not CHECK.value:
+    path.write_text(want)
+
+
+if __name__ == '__main__':
+  app.run(main)
