@@ -20,6 +20,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.train = encoder_suite.train(examples=800, epochs=2)
   config.train.heldout = 500
   config.train.select = 200
+  config.train.lengths = (32, 48)  # fewer shapes compile sooner
   config.experts = 'runs/quickstart/experts'
   config.search = searches.layerwise()
   config.search.candidates = 50

@@ -32,7 +32,7 @@ def problem(tiny):
 
 
 def test_batches_hold_every_item_once_and_tasks_weigh_the_same(problem):
-  job, items, _ = problem
+  _job, items, _ = problem
   data = gradient.batches(items, 4)
   slots = np.concatenate([np.ravel(b.slot) for b in data.buckets])
   weights = np.concatenate([np.ravel(w) for w in data.weights])
