@@ -5,12 +5,13 @@ import json
 import pathlib
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tqdm
 
+from automerge_jax import choice
 from automerge_jax.io import orbax, safetensors
 from automerge_jax.merging import export, resident
 from automerge_jax.models import base as models
@@ -31,7 +32,7 @@ from automerge_jax.search.ledger import Ledger
 from automerge_jax.search.optimizers import cma_es, random_search
 from automerge_jax.search.settings import Settings
 from automerge_jax.spaces import cells, fusion
-from automerge_jax.tasks import experts, sealed, splits
+from automerge_jax.tasks import experts, splits
 from automerge_jax.types import Optimizer, SearchSpace
 
 EXPORTED = 'merged_hf'
@@ -70,11 +71,15 @@ def run(
     with _timed(phases, 'search'):
       outcome = _search(settings, job, space, ledger, workdir)
     with _timed(phases, 'choose'):
-      finalists, chosen = _choose(settings, job, space, ledger, outcome, others)
+      finalists, chosen = choice.choose(
+        settings, job, space, ledger, outcome, others
+      )
     with _timed(phases, 'export'):
       _export(job, chosen['merged'], workdir)
     with _timed(phases, 'heldout'):
-      tasks, scores = _score(settings, job, ledger, workdir, chosen, others)
+      tasks, scores = choice.score(
+        settings, job, ledger, workdir / EXPORTED, chosen, others
+      )
   result = summary.build(
     task_names=settings.tasks,
     tasks=tasks,
@@ -200,67 +205,6 @@ def _search(
     )
 
 
-def _choose(
-  settings: Settings,
-  job: Job,
-  space: SearchSpace,
-  ledger: Ledger,
-  outcome: study.Outcome,
-  known: Sequence[Ledger],
-) -> tuple[list[dict[str, Any]], dict[str, Recipe]]:
-  """Finalists (best first) and the chosen recipes by name, on select items."""
-  items = job.items(
-    {t: sealed.select_items(t, settings.select) for t in settings.tasks}
-  )
-  judge = selection.judge(
-    job.family,
-    job.heads,
-    items,
-    f'select/{job.setting}',
-    ledger,
-    job.folders,
-    known,
-  )
-  rows = [
-    {
-      'origin': row.candidate.origin,
-      'recipe': space.describe(row.candidate.coefficients),
-      'search': row.values[row.rung],
-    }
-    for row in history.best(outcome.scored, settings.finalists)
-  ]
-  if outcome.mean is not None:
-    mean = space.describe(outcome.mean)
-    rows.insert(0, {'origin': 'mean', 'recipe': mean, 'search': None})
-  index, means = selection.best(judge, [row['recipe'] for row in rows])
-  chosen = {
-    'merged': rows[index]['recipe'],
-    'uniform': baselines.uniform(settings.tasks),
-  }
-  grids = {
-    'task_arithmetic': baselines.task_arithmetic(
-      settings.tasks, BASE, settings.weights
-    ),
-    'ties': baselines.ties(
-      settings.tasks, BASE, settings.ties_scales, settings.ties_densities
-    ),
-  }
-  for name, grid in grids.items():
-    if grid:
-      chosen[name] = grid[selection.best(judge, grid)[0]]
-  finalists = [
-    {
-      'recipe_hash': job.recipe_hash(row['recipe']),
-      'origin': row['origin'],
-      'search': row['search'],
-      'select': means[i],
-      'chosen': i == index,
-    }
-    for i, row in enumerate(rows)
-  ]
-  return sorted(finalists, key=lambda row: not row['chosen']), chosen
-
-
 def _export(job: Job, merged: Recipe, workdir: pathlib.Path) -> None:
   """Writes the merged model twice: as a Hugging Face folder and by Orbax."""
   out = workdir / EXPORTED
@@ -274,54 +218,6 @@ def _export(job: Job, merged: Recipe, workdir: pathlib.Path) -> None:
     models.pack(job.family.keys, tensors),
     {'recipe': (out / export.RECIPE).read_text()},
   )
-
-
-def _score(
-  settings: Settings,
-  job: Job,
-  ledger: Ledger,
-  workdir: pathlib.Path,
-  chosen: Mapping[str, Recipe],
-  known: Sequence[Ledger],
-) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
-  """Scores the chosen merges, the parents and the base, by split and model.
-
-  The merge is read back from the exported folder.
-  """
-  wanted = {
-    'search': (splits.search_items, settings.rungs[-1]),
-    'heldout': (sealed.heldout_items, settings.heldout),
-  }
-  tasks, scores = {}, {}
-  for split, (source, n) in wanted.items():
-    items = job.items({task: source(task, n) for task in settings.tasks})
-    judge = selection.judge(
-      job.family,
-      job.heads,
-      items,
-      f'{split}/{job.setting}',
-      ledger,
-      job.folders,
-      known,
-    )
-    found = {
-      name: judge.score_recipe(recipe)
-      for name, recipe in chosen.items()
-      if name != 'merged'
-    }
-    found['merged'] = judge.score_tensors(
-      job.recipe_hash(chosen['merged']),
-      lambda: safetensors.read(workdir / EXPORTED),
-    )
-    originals = selection.model_scores(judge, list(job.folders), job.folders)
-    found[BASE] = originals.pop(BASE)
-    found |= {f'expert:{task}': s for task, s in originals.items()}
-    tasks[split] = items.task
-    scores[split] = {
-      name: {'correct': s.correct, 'log_likelihood': s.log_likelihood}
-      for name, s in found.items()
-    }
-  return tasks, scores
 
 
 def _report(workdir: pathlib.Path, result: dict, points: list[dict]) -> None:
