@@ -115,7 +115,8 @@ def coefficient_panels(
         max(250, 58 * len(components)), 70 + max(150, 22 * len(layers))
       )
       _cells(axes, values[index].T, palette, norm)
-      axes.set_xticks(np.arange(len(components)) + 0.5, components)
+      names = [name.replace(' ', '\n') for name in components]
+      axes.set_xticks(np.arange(len(components)) + 0.5, names)
       every = max(1, len(layers) // 16)
       axes.set_yticks(np.arange(len(layers))[::every] + 0.5, layers[::every])
       axes.set_ylabel('layer')

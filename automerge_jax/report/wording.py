@@ -128,8 +128,10 @@ def _against_experts(summary: Mapping[str, Any]) -> str:
     ('undecided', 'cannot be told apart from'),
   ):
     if groups[key]:
-      noun = 'expert' if len(groups[key]) == 1 else 'experts'
       every = len(groups[key]) == len(tests) > 1
+      any_task = every and key == 'undecided'
+      noun = 'expert' if len(groups[key]) == 1 or any_task else 'experts'
       where = 'every task' if every else listing(groups[key])
+      where = 'any task' if any_task else where
       parts.append(f'{words} the {noun} on {where}')
   return f'it {listing(parts)}'
