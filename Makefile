@@ -63,6 +63,7 @@ check: setup
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/pyrefly check
+	@$(BIN)/python -m experiments.tables --check
 
 peers: .venv-peers/.installed
 

@@ -87,6 +87,9 @@ def write(
     safetensors.numpy.save_file(contiguous, partial, metadata={'format': 'pt'})
     with open(partial, 'rb') as handle:
       os.fsync(handle.fileno())
+    mask = os.umask(0)  # the library writes for the owner alone
+    os.umask(mask)
+    partial.chmod(0o666 & ~mask)
     partial.replace(folder / filename)
   finally:
     partial.unlink(missing_ok=True)
