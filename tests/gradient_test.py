@@ -50,7 +50,11 @@ def test_batches_hold_every_item_once_and_tasks_weigh_the_same(problem):
 @pytest.mark.parametrize('objective', ['log_likelihood', 'accuracy'])
 @pytest.mark.parametrize('name', ['task_arithmetic', 'linear', 'ties', 'slerp'])
 def test_gradient_is_the_slope(problem, name, objective):
-  """Central differences along random directions; finite for every method."""
+  """Central differences along a random direction; finite for every method.
+
+  TIES is only asked to be finite: elected signs jump with the weights, and its
+  gradient is that of fixed signs. SLERP's scores also choose the pair.
+  """
   job, items, build = problem
   method, space, stack = build(name)
   data = evaluate.buckets(items)
@@ -64,12 +68,10 @@ def test_gradient_is_the_slope(problem, name, objective):
   x = jnp.asarray(rng.uniform(0.3, 0.7, len(space.names)), jnp.float32)
   slope = jax.jit(jax.grad(value))(x)
   assert bool(jnp.isfinite(slope).all())
-  free = np.asarray(
-    [not n.startswith(('density', 'score')) for n in space.names], np.float32
-  )
-  if not free.any():
+  if name in ('ties', 'slerp'):
     return
-  direction = rng.normal(size=len(x)).astype(np.float32) * free
+  assert float(jnp.abs(slope).max()) > 0
+  direction = rng.normal(size=len(x)).astype(np.float32)
   step = 0.02
   compiled = jax.jit(value)
   up, down = compiled(x + step * direction), compiled(x - step * direction)
