@@ -92,7 +92,7 @@ def main(argv: list[str]) -> None:
       )
       scores[kind, seed] = held_out(folder, settings, runs[kind, seed])
       print(f'{kind}, seed {seed}: {runs[kind, seed]["verdict"]}', flush=True)
-  results = figures(seeds, runs, scores, encoder_suite.TASKS)
+  results = figures(seeds, runs, scores)
   quickstart = pathlib.Path(QUICKSTART.value)
   if quickstart.is_file():
     results['figures'] |= json.loads(quickstart.read_text())['figures']
@@ -102,7 +102,7 @@ def main(argv: list[str]) -> None:
   print(json.dumps(results['figures']))
 
 
-def figures(seeds, runs, scores, tasks) -> dict:
+def figures(seeds, runs, scores) -> dict:
   """The content of the results file."""
   first = scores['lfs', seeds[0]]
   task = first['task']
@@ -110,6 +110,7 @@ def figures(seeds, runs, scores, tasks) -> dict:
   def rows(kind: str, name: str = 'merged') -> np.ndarray:
     return np.stack([scores[kind, seed][name] for seed in seeds])
 
+  tasks = runs['lfs', seeds[0]]['tasks']  # in the order that `task` indexes
   own = np.choose(task, [first[f'expert:{name}'] for name in tasks])
   models = {
     'lfs': rows('lfs').mean(0),
