@@ -10,9 +10,7 @@ def layerwise(method: str = 'task_arithmetic') -> ml_collections.ConfigDict:
   config.space = 'layerwise'  # or modelwise
   config.layers_per_group = 1
   config.components = 'fine'  # or coarse: attention, MLP, the rest
-  config.ranges = ml_collections.ConfigDict()
-  if method == 'task_arithmetic':
-    config.ranges.weight = (0.0, 1.5)
+  config.ranges = ml_collections.ConfigDict()  # e.g. {'weight': (-0.5, 1.5)}
   config.objective = 'log_likelihood'  # or accuracy; mean over tasks
   config.optimizer = 'cma_es'  # or random
   config.std = 0.05  # first step, as a share of each range

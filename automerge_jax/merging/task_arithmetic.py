@@ -33,7 +33,7 @@ METHOD = MergeMethod(
   name='task_arithmetic',
   merge=merge,
   parameters=(
-    Parameter('weight', None, True, 0.0, 1.0),
+    Parameter('weight', None, True, 0.0, 1.5),
     Parameter('lambda', 1.0, False),
     Parameter('normalize', 0.0, False),
   ),

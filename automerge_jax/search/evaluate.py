@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -110,6 +111,9 @@ def population_scorer(
         f'the scorer of {rungs} item sets was traced {traces} times; shapes '
         'must be fixed before a search'
       )
+
+    chex.assert_rank(c, 2)
+    chex.assert_shape(active, (c.shape[0],))
 
     def evaluate(c_one: Array) -> ItemScores:
       params = resident.merge(method, decode(c_one), stack)
