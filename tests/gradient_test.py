@@ -72,7 +72,7 @@ def test_gradient_is_the_slope(problem, name, objective):
     return
   assert float(jnp.abs(slope).max()) > 0
   direction = rng.normal(size=len(x)).astype(np.float32)
-  step = 0.02
+  step = 0.005
   compiled = jax.jit(value)
   up, down = compiled(x + step * direction), compiled(x - step * direction)
   measured = float(up - down) / (2 * step)
