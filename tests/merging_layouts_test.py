@@ -7,7 +7,7 @@ import pytest
 
 from automerge_jax import recipe, trees
 from automerge_jax.io import safetensors
-from automerge_jax.merging import registry, resident, streaming
+from automerge_jax.merging import registry, resident, resolve, streaming
 from automerge_jax.models import base as models
 from automerge_jax.models import bert
 
@@ -97,7 +97,7 @@ def _by_tensor(method, family, plan, base, experts):
     names = tuple(f'expert{k}' for k in range(count))
     merged[key.stored] = streaming.merge_tensor(
       method,
-      recipe.Resolved(names, 'base', values),
+      resolve.Resolved(names, 'base', values),
       base[key.stored],
       [expert[key.stored] for expert in experts[:count]],
     )

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from automerge_jax.merging import facts, registry, resident, streaming
-from automerge_jax.recipe import Resolved
+from automerge_jax.merging.resolve import Resolved
 
 
 def read(recorded, method):

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from automerge_jax import recipe as recipes
+from automerge_jax.merging import resolve
 from automerge_jax.merging.streaming import layer_of
 from automerge_jax.recipe import Recipe, Slice, Source
 
@@ -49,12 +50,12 @@ def _read(text):
 
 
 def _values(recipe, name, parameter):
-  found = recipes.resolve(recipe, name, LAYERS[name], 4)
+  found = resolve.resolve(recipe, name, LAYERS[name], 4)
   return found.parameters[parameter]
 
 
 def _hash(recipe):
-  return recipes.effective_hash(recipe, LAYERS, 4)
+  return resolve.effective_hash(recipe, LAYERS, 4)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ parameters: {lambda: 0.9}
 dtype: float32
 """)
   assert recipe.semantics == 'mergekit-0.1.5'
-  found = recipes.resolve(recipe, NAMES[1], 0, 4)
+  found = resolve.resolve(recipe, NAMES[1], 0, 4)
   assert found.experts == ('a', 'b')  # the base is no expert of its own
   assert found.base_model == 'base'
   assert found.parameters == {
@@ -200,8 +201,8 @@ def test_slices_take_their_own_layers_base_and_gradient():
   assert _values(FULL, query.format(1), 'weight') == (0.25, 0.125)
   assert _values(FULL, query.format(2), 'weight') == (0.0, 0.0)
   assert _values(FULL, query.format(3), 'weight') == (1.0, 1.0)
-  assert recipes.resolve(FULL, query.format(1), 1, 4).base_model == 'base'
-  assert recipes.resolve(FULL, query.format(2), 2, 4).base_model == 'other'
+  assert resolve.resolve(FULL, query.format(1), 1, 4).base_model == 'base'
+  assert resolve.resolve(FULL, query.format(2), 2, 4).base_model == 'other'
   # What comes before the layers is the first slice's, what follows the last's.
   assert _values(FULL, NAMES[0], 'density') == (1.0, 0.5)
   assert _values(FULL, NAMES[-1], 'density') == (1.0, 1.0)

@@ -16,7 +16,8 @@ import numpy as np
 from automerge_jax.io import safetensors
 from automerge_jax.merging import facts as facts_lib
 from automerge_jax.merging import registry, resident
-from automerge_jax.recipe import Recipe, Resolved, resolve
+from automerge_jax.merging.resolve import Resolved, resolve
+from automerge_jax.recipe import Recipe
 from automerge_jax.types import MergeMethod
 
 _LAYER = re.compile(r'(?:^|\.)(?:layers?|blocks?|h)\.(\d+)\.')

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from automerge_jax.merging import registry, streaming
+from automerge_jax.merging.resolve import resolve
 from automerge_jax.models import base as models
-from automerge_jax.recipe import Recipe, resolve
+from automerge_jax.recipe import Recipe
 from automerge_jax.search.plan import Scored
 from automerge_jax.types import Family
 

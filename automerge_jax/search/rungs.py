@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from automerge_jax import recipe as recipes
+from automerge_jax.merging import resolve
 from automerge_jax.merging.streaming import layer_of
 from automerge_jax.search import evaluate, fidelity
 from automerge_jax.search.ledger import Candidate, Ledger, Scores
@@ -89,7 +89,7 @@ class RungScorer:
 
   def hash(self, coefficients: np.ndarray) -> str:
     recipe = self.study.space.describe(coefficients)
-    return recipes.effective_hash(
+    return resolve.effective_hash(
       recipe, self.layers, self.study.family.num_layers
     )
 

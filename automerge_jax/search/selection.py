@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from automerge_jax import recipe as recipes
 from automerge_jax.io import safetensors
-from automerge_jax.merging import streaming
+from automerge_jax.merging import resolve, streaming
 from automerge_jax.models import base as models
 from automerge_jax.recipe import Recipe
 from automerge_jax.search import evaluate, fidelity
@@ -95,7 +94,7 @@ def judge(
     return result
 
   def effective(recipe: Recipe) -> str:
-    return recipes.effective_hash(recipe, layers, family.num_layers)
+    return resolve.effective_hash(recipe, layers, family.num_layers)
 
   def score_recipe(recipe: Recipe) -> Scores:
     return score_tensors(
