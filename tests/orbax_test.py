@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import optax
 import pytest
 
-from automerge_jax.io import orbax
+from automerge_jax.io import checkpoints, orbax, safetensors
 
 
 def _tree():
@@ -81,3 +82,57 @@ def test_half_written_step_is_not_used(tmp_path):
   (half / 'state').write_text('')
   step, _ = orbax.load_step(tmp_path / 'steps', {'x': jnp.ones(2)})
   assert step == 1
+
+
+def test_a_safetensors_model_as_orbax_and_back(tmp_path):
+  tensors = {
+    'model.layers.0.weight': np.arange(6, dtype=np.float32).reshape(2, 3),
+    'model.layers.0.half': np.linspace(-1, 1, 5).astype(ml_dtypes.bfloat16),
+    'ids': np.arange(4),
+    'flag': np.array([True, False]),
+    'one': np.asarray(np.float16(1.5)),
+  }
+  safetensors.write(tmp_path / 'st', tensors)
+  with checkpoints.open_checkpoint(tmp_path / 'st') as source:
+    orbax.save_checkpoint(tmp_path / 'orbax', source)
+  with checkpoints.open_checkpoint(tmp_path / 'orbax') as checkpoint:
+    assert set(checkpoint.names()) == set(tensors)
+    for name, want in tensors.items():
+      have = checkpoint.get(name)
+      assert checkpoint.info(name) == (want.shape, want.dtype), name
+      assert have.dtype == want.dtype, name
+      assert have.shape == want.shape, name
+      assert have.tobytes() == want.tobytes(), name
+      assert not have.flags.writeable
+
+
+def test_nested_leaves_are_named_by_their_path(tmp_path):
+  tree = {
+    'layers': {'kernel': jnp.arange(6.0).reshape(2, 3), 'count': 3},
+    'half': jnp.ones(3, jnp.bfloat16),
+  }
+  orbax.save(tmp_path / 'numpy', tree)
+  orbax.ocp.save(tmp_path / 'jax', tree)
+  for kind in ('numpy', 'jax'):
+    with checkpoints.open_checkpoint(tmp_path / kind) as checkpoint:
+      names = ['half', 'layers/count', 'layers/kernel']
+      assert sorted(checkpoint.names()) == names
+      kernel = checkpoint.get('layers/kernel')
+      np.testing.assert_array_equal(kernel, tree['layers']['kernel'])
+      assert checkpoint.get('half').dtype == ml_dtypes.bfloat16
+      assert checkpoint.get('layers/count') == 3
+      with pytest.raises(KeyError, match='layers/bias'):
+        checkpoint.get('layers/bias')
+
+
+def test_leaves_without_numbers_are_named(tmp_path):
+  orbax.save(tmp_path / 'x', {'a': np.ones(2), 'note': 'text'})
+  with pytest.raises(ValueError, match="str at 'note'"):
+    checkpoints.open_checkpoint(tmp_path / 'x')
+
+
+def test_tensors_without_elements_are_named(tmp_path):
+  safetensors.write(tmp_path, {'a': np.ones(2), 'none': np.zeros((0, 3))})
+  with checkpoints.open_checkpoint(tmp_path) as source:
+    with pytest.raises(ValueError, match=r"not store: \['none'\]"):
+      orbax.save_checkpoint(tmp_path / 'orbax', source)

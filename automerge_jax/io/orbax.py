@@ -12,6 +12,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from automerge_jax import trees
+from automerge_jax.io.tensors import Checkpoint, TensorInfo
 
 
 def save(
@@ -53,6 +54,74 @@ def load(path: str | pathlib.Path, like: Any = None) -> Any:
 def metadata(path: str | pathlib.Path) -> dict[str, Any] | None:
   """What `save` was given as metadata."""
   return ocp.metadata(_absolute(path)).custom_metadata
+
+
+def save_checkpoint(path: str | pathlib.Path, source: Checkpoint) -> None:
+  """Writes the tensors of a checkpoint by their names, as one flat dict.
+
+  Those of a safetensors checkpoint are handed over mapped, not read first.
+
+  Args:
+    path: new folder.
+    source: open checkpoint.
+
+  Raises:
+    ValueError: for a tensor without elements, which Orbax does not store.
+  """
+  empty = [name for name in source.names() if not source.info(name).size]
+  if empty:
+    raise ValueError(
+      f'{source.path} has tensors without elements, which Orbax does not '
+      f'store: {empty}; write safetensors, or leave them out'
+    )
+  save(path, {name: source.get(name) for name in source.names()})
+
+
+def open_tree(path: str | pathlib.Path) -> Checkpoint:
+  """The leaves of a checkpoint, each read when it is asked for.
+
+  Names are the keys from the root joined by `/`: those of a flat dict of
+  tensors, as `save_checkpoint` writes it, are the keys themselves.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint.
+    ValueError: if two leaves have one name, or a leaf is no array or number.
+  """
+  path = _absolute(path)
+  if not ocp.is_orbax_checkpoint(path):
+    raise FileNotFoundError(f'{path} is not an Orbax checkpoint folder')
+  stored = ocp.metadata(path).metadata
+  leaves, structure = jax.tree.flatten(stored)
+  names = list(trees.flatten(stored))
+  if len(names) != len(leaves):
+    raise ValueError(
+      f'{path} has {len(leaves)} leaves but {len(names)} names when keys are '
+      'joined by "/"; rename keys that hold a "/"'
+    )
+  infos = {}
+  for name, leaf in zip(names, leaves, strict=True):
+    # Numbers come as Python values, whose types NumPy knows.
+    dtype = np.dtype(getattr(leaf, 'dtype', type(leaf)))
+    if dtype.kind in 'OUS':
+      raise ValueError(
+        f'{path} has {type(leaf).__name__} at {name!r}, expected an array or a '
+        'number; save the parameters alone'
+      )
+    infos[name] = TensorInfo(tuple(getattr(leaf, 'shape', ())), dtype)
+
+  def read(name: str) -> np.ndarray:
+    info, place = infos[name], names.index(name)
+    wanted = [ocp.PLACEHOLDER] * len(leaves)
+    wanted[place] = (
+      np.empty(*info) if hasattr(leaves[place], 'shape') else leaves[place]
+    )
+    like = jax.tree.unflatten(structure, wanted)
+    loaded = jax.tree.leaves(ocp.load(path, like))[place]
+    array = np.asarray(loaded, info.dtype)
+    array.flags.writeable = False
+    return array
+
+  return Checkpoint(str(path), infos, read)
 
 
 def save_step(

@@ -1,0 +1,62 @@
+"""A disk that is full or read-only, said in words before and while writing."""
+
+import contextlib
+import errno
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+_ADVICE = {
+  errno.ENOSPC: 'the disk is full; free space or choose another folder',
+  errno.EDQUOT: 'the quota is used up; free space or choose another folder',
+  errno.EFBIG: (
+    'a file would grow beyond what is permitted (`ulimit -f` or the file '
+    'system); raise the limit or write smaller shards'
+  ),
+  errno.EROFS: 'the disk is read-only; choose another folder',
+  errno.EACCES: 'there is no permission to write; choose another folder',
+  errno.EPERM: 'there is no permission to write; choose another folder',
+}
+
+
+@contextlib.contextmanager
+def explained(path: str | pathlib.Path, needed: int) -> Iterator[None]:
+  """Errors of writing below `path`, which needs `needed` bytes, explained."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno not in _ADVICE or getattr(error, 'explained', False):
+      raise
+    told = OSError(
+      error.errno,
+      f'cannot write {needed:,} bytes: {_ADVICE[error.errno]}',
+      str(path),
+    )
+    told.explained = True  # type: ignore[attr-defined]
+    raise told from error
+
+
+def require_space(folder: str | pathlib.Path, needed: int) -> None:
+  """Refuses to begin what cannot be finished.
+
+  Raises:
+    OSError: ENOSPC, if fewer than `needed` bytes are free where `folder` is.
+  """
+  free = shutil.disk_usage(folder).free
+  if free < needed:
+    raise OSError(
+      errno.ENOSPC,
+      f'cannot write {needed:,} bytes: only {free:,} are free; free space or '
+      'choose another folder',
+      str(folder),
+    )
+
+
+def sync(path: str | pathlib.Path) -> None:
+  """Waits until a file or folder is on the disk."""
+  handle = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(handle)
+  finally:
+    os.close(handle)
