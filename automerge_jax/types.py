@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from flax import struct
 
 Array = jax.Array
@@ -107,8 +108,9 @@ class ExpertStack:
     base: Params, leaves [L, ...] or [...].
     stack: Params, leaves [K, L, ...] or [K, ...]: weights or task vectors, as
       the merge method declares.
-    facts: `{path: {fact: array}}`, what the method precomputes per tensor,
-      leaves [K, L, ...] or [K, ...].
+    facts: `{path: {fact: array}}`, what the method precomputes per tensor; in
+      `layers` with an axis L behind the leading axes of an elementwise fact,
+      and in front of a table.
   """
 
   base: Params
@@ -129,6 +131,8 @@ class Parameter:
     default: value where a recipe is silent; None means required.
     per_expert: one value for each expert (mergekit: per model) or one shared.
     low, high: range that searches explore; None where they leave the default.
+    setting: facts depend on it, so it is one number for a whole tensor that
+      no search moves. A density is none: facts hold for every density.
   """
 
   name: str
@@ -136,21 +140,74 @@ class Parameter:
   per_expert: bool
   low: float | None = None
   high: float | None = None
+  setting: bool = False
+
+
+class Stored(NamedTuple):
+  """What facts are computed from: one stored tensor of base and experts.
+
+  Attributes:
+    name: of the tensor in the experts' checkpoints.
+    base: float32 [...]; zeros where the recipe has no base.
+    stack: float32 [K, ...], weights or deltas as the method declares.
+    settings: values of the parameters that are settings, tuples [K] where per
+      expert; also `density` where it is known in advance, as in an export.
+    seed: of the random masks.
+    statistics: what was measured on data, `{statistic: [K, ...]}`.
+    whole: what was found on whole models before, by fact.
+  """
+
+  name: str
+  base: np.ndarray
+  stack: np.ndarray
+  settings: Mapping[str, Any]
+  seed: int = 0
+  statistics: Mapping[str, np.ndarray] = {}
+  whole: Mapping[str, Any] = {}
+
+
+class Fact(NamedTuple):
+  """What depends on checkpoints alone, computed once per stored tensor.
+
+  Facts are numpy on the host and defined on the tensor as it is stored, so that
+  a merge by tensor and a merge of stacked leaves see the same values.
+
+  Attributes:
+    name: key in the mapping that `MergeMethod.merge` gets.
+    compute: `(stored, facts found before this one) -> array`.
+    lead: leading axes before the tensor's own, 1 for [K, ...], 0 for [...].
+    elementwise: the array has the tensor's axes (broadcast ones may be 1) and
+      follows it through transposition and chunking; otherwise a small table.
+  """
+
+  name: str
+  compute: Callable[[Stored, Mapping[str, np.ndarray]], np.ndarray]
+  lead: int = 1
+  elementwise: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class MergeMethod:
-  """A merge method: one function on one stored tensor.
+  """A merge method: one elementwise function on one stored tensor.
 
   Attributes:
     name: as in recipes.
     merge: `(coefficients, facts, base [...], stack [K, ...]) -> [...]`, where
-      coefficients are `{parameter: [K] or []}`, all arrays float32.
+      coefficients are `{parameter: [K] or []}`, all arrays float32. Given its
+      facts it treats every entry alone, so that a tensor may come whole, in
+      chunks, or stacked with others: what looks across entries is a fact.
     parameters: what it can be told.
-    stack: 'weights' or 'deltas', what `stack` holds.
-    facts: names of precomputed facts, see `merging/facts.py`.
-    sources: (least, most) number of experts; most is None when unbounded.
-    semantics: the published semantics that it follows.
+    stack: what `stack` holds: 'weights', 'deltas', or 'either', which is deltas
+      where the recipe has a base and weights (of base 0) where it has none.
+    facts: what it wants precomputed.
+    sources: (least, most) number of experts; most is None when unbounded. The
+      base is no expert where the stack holds deltas.
+    semantics: whose definition it follows where there are several:
+      'mergekit-0.1.5' or 'paper'.
+    whole: for methods that look at whole models: `(stacks, settings) ->
+      Stored.whole`, where `stacks()` gives (stored name, [K, ...]) of each
+      tensor and may be called again.
+    statistics: names of what it needs measured on data.
   """
 
   name: str
@@ -159,9 +216,11 @@ class MergeMethod:
   ]
   parameters: tuple[Parameter, ...]
   stack: str
-  facts: tuple[str, ...] = ()
+  facts: tuple[Fact, ...] = ()
   sources: tuple[int, int | None] = (1, None)
   semantics: str = 'mergekit-0.1.5'
+  whole: Callable[..., Mapping[str, Any]] | None = None
+  statistics: tuple[str, ...] = ()
 
 
 class SearchSpace(NamedTuple):

@@ -7,6 +7,7 @@ import numpy as np
 
 from automerge_jax.merging import facts, registry, resident, streaming
 from automerge_jax.merging.resolve import Resolved
+from automerge_jax.types import Stored
 
 
 def read(recorded, method):
@@ -18,32 +19,51 @@ def read(recorded, method):
       yield case, base, experts, recorded[f'merged/{i}']
 
 
-def parameters(case):
+def semantics(case):
+  """Whose definition a case follows."""
+  return case.get('semantics', 'mergekit-0.1.5')
+
+
+def parameters(case, count):
   """Every parameter of the method, defaults included."""
-  method = registry.get(case['method'])
-  stated = {p.name: p.default for p in method.parameters} | case['parameters']
-  return {name: np.float32(value) for name, value in stated.items()}
+  return {
+    name: np.float32(value) for name, value in _stated(case, count).items()
+  }
 
 
-def by_tensor(case, base, experts):
+def _stated(case, count):
+  method = registry.get(case['method'], semantics(case))
+  defaults = {
+    p.name: (p.default,) * count if p.per_expert else p.default
+    for p in method.parameters
+  }
+  return defaults | case['parameters']
+
+
+def by_tensor(case, base, experts, seed=0, name=''):
   """Our merge as an export does it."""
-  method = registry.get(case['method'])
+  method = registry.get(case['method'], semantics(case))
   experts = list(experts[: method.sources[1]])
   names = tuple(f'expert{k}' for k in range(len(experts)))
-  stated = {p.name: p.default for p in method.parameters} | case['parameters']
-  resolved = Resolved(names, 'base', stated)
-  return streaming.merge_tensor(method, resolved, base, experts)
+  resolved = Resolved(names, 'base', _stated(case, len(experts)))
+  return streaming.merge_tensor(method, resolved, base, experts, name, seed)
 
 
-def resident_rule(case, base, experts, jit=True):
+def resident_rule(case, base, experts, jit=True, seed=0, name=''):
   """Our merge as a search does it."""
-  method = registry.get(case['method'])
+  method = registry.get(case['method'], semantics(case))
   stack = resident.tensor_stack(
     method, base, list(experts[: method.sources[1]])
   )
   rule = jax.jit(method.merge) if jit else method.merge
-  computed = facts.compute(method.facts, stack)
-  arrays = jax.tree.map(jax.numpy.asarray, (parameters(case), computed))
+  fixed = facts.settings(method, case['parameters'], len(stack))
+  zero = np.zeros_like(stack[0])
+  computed = facts.compute(
+    method, Stored(name, zero if base is None else base, stack, fixed, seed)
+  )
+  arrays = jax.tree.map(
+    jax.numpy.asarray, (parameters(case, len(stack)), computed)
+  )
   return np.asarray(rule(*arrays, jax.numpy.asarray(base), stack))
 
 

@@ -1,50 +1,45 @@
-"""What depends on checkpoints alone, computed once per stored tensor.
+"""Facts of one stored tensor: what many methods share.
 
-Facts are numpy on the host and defined on the tensor as it is stored, so that a
-merge by tensor and a merge of stacked leaves see the same values. A fact of a
-stack [K, ...] is [K, ...] of the same shape, or [K, small].
+Selection and order among magnitudes have one tie rule: of equal magnitudes the
+lowest index comes first.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+
+from automerge_jax.types import Fact, MergeMethod, Stored
 
 DENSITIES = 1000  # searches move densities in thousandths
 
 
-def rank(stack: np.ndarray) -> np.ndarray:
-  """Rank of each |entry| among its expert's, int32 [K, ...]; 0 is the largest.
-
-  Equal magnitudes rank by position, lowest index first.
-  """
-  flat = np.abs(stack.reshape(len(stack), -1))
-  ranks = np.empty(flat.shape, np.int32)
-  positions = np.arange(flat.shape[1], dtype=np.int32)
-  for row, order in zip(ranks, flat, strict=True):
-    row[np.argsort(-order, kind='stable')] = positions
-  return ranks.reshape(stack.shape)
+def compute(method: MergeMethod, stored: Stored) -> dict[str, np.ndarray]:
+  """Everything that the method wants precomputed of one tensor."""
+  found: dict[str, np.ndarray] = {}
+  for fact in method.facts:
+    found[fact.name] = fact.compute(stored, found)
+  return found
 
 
-def selection(stack: np.ndarray, keep: Sequence[int]) -> np.ndarray:
-  """A rank that is right for one count an expert: 0 where kept, else n.
-
-  Selects in linear time where `rank` sorts; same entries, same tie order.
+def settings(
+  method: MergeMethod, values: Mapping[str, Any], count: int
+) -> dict[str, Any]:
+  """The values that facts may depend on: tuples [K] where per expert.
 
   Args:
-    stack: [K, ...].
-    keep: number of entries to keep of each expert, [K].
+    method: declares which parameters are settings.
+    values: values by parameter; a parameter that is not there has its default.
+    count: K.
   """
-  flat = np.abs(stack.reshape(len(stack), -1))
-  size = flat.shape[1]
-  ranks = np.full(flat.shape, size, np.int32)
-  for row, magnitude, count in zip(ranks, flat, keep, strict=True):
-    if count == 0:
-      continue
-    threshold = np.partition(magnitude, size - count)[size - count]
-    row[magnitude > threshold] = 0
-    missing = count - int((row == 0).sum())
-    row[np.flatnonzero(magnitude == threshold)[:missing]] = 0
-  return ranks.reshape(stack.shape)
+  found = {}
+  for p in method.parameters:
+    if p.setting:
+      value = values.get(p.name, p.default)
+      if p.per_expert and not isinstance(value, tuple | list | np.ndarray):
+        value = (value,) * count
+      found[p.name] = value
+  return found
 
 
 def kept(density: float, size: int) -> int:
@@ -56,33 +51,52 @@ def kept(density: float, size: int) -> int:
   return max(1, int(density * size))
 
 
-def counts(stack: np.ndarray) -> np.ndarray:
-  """Entries kept at each density in thousandths, int32 [K, 1001]."""
-  row = [kept(i / DENSITIES, stack[0].size) for i in range(DENSITIES + 1)]
-  return np.tile(np.asarray(row, np.int32), (len(stack), 1))
+def descending(magnitude: np.ndarray) -> np.ndarray:
+  """Indices of non-negative float32 values, largest first, [..., n].
+
+  Sorts keys that hold value and index in one integer, which is stable and, with
+  vectorised integer sorts, several times faster than sorting indices.
+  """
+  assert magnitude.dtype == np.float32, magnitude.dtype
+  keys = (~magnitude.view(np.uint32)).astype(np.uint64) << np.uint64(32)
+  keys |= np.arange(magnitude.shape[-1], dtype=np.uint64)
+  keys.sort(axis=-1)
+  return (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32)
 
 
-def cosine(stack: np.ndarray) -> np.ndarray:
-  """Cosines between experts, float32 [K, K].
+def largest(magnitude: np.ndarray, count: int) -> np.ndarray:
+  """Whether each entry is among the `count` largest, bool [n]; linear time."""
+  size = len(magnitude)
+  if count <= 0 or count >= size:
+    return np.full(size, count > 0)
+  threshold = np.partition(magnitude, size - count)[size - count]
+  chosen = magnitude > threshold
+  missing = count - int(np.count_nonzero(chosen))
+  chosen[np.flatnonzero(magnitude == threshold)[:missing]] = True
+  return chosen
+
+
+def gram(stack: np.ndarray) -> np.ndarray:
+  """Inner products of experts over the whole tensor, float64 [K, K].
 
   Accumulated in float64: float32 (let alone float16) loses enough of a large,
-  nearly parallel pair to inflate a spherical merge. Vectors shorter than 1e-8
-  are not normalised, as in mergekit.
+  nearly parallel pair to inflate a spherical merge.
   """
-  flat = stack.reshape(len(stack), -1).astype(np.float64)
-  norms = np.linalg.norm(flat, axis=1)
-  unit = flat / np.where(norms > 1e-8, norms, 1.0)[:, None]
-  return (unit @ unit.T).astype(np.float32)
+  flat = stack.reshape(len(stack), -1)
+  total = np.zeros((len(stack), len(stack)))
+  for start in range(0, flat.shape[1], 1 << 20):
+    part = flat[:, start : start + (1 << 20)].astype(np.float64)
+    total += part @ part.T
+  return total
 
 
-FACTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-  'rank': rank,
-  'counts': counts,
-  'cosine': cosine,
-}
-ELEMENTWISE = frozenset({'rank'})  # shaped as the tensor, transposed with it
+def _cosine(stored: Stored, _) -> np.ndarray:
+  products = gram(stored.stack)
+  norms = np.sqrt(np.diag(products))
+  norms = np.where(norms > 1e-8, norms, 1.0)
+  return (products / norms[:, None] / norms).astype(np.float32)
 
 
-def compute(names: Sequence[str], stack: np.ndarray) -> dict[str, np.ndarray]:
-  """The named facts of one stored tensor's stack [K, ...]."""
-  return {name: FACTS[name](stack) for name in names}
+# Cosines between experts, float32 [K, K]; vectors shorter than 1e-8 are not
+# normalised, as in mergekit.
+COSINE = Fact('cosine', _cosine, elementwise=False)

@@ -45,12 +45,14 @@ def normalised(mixed: Array, divisor: Array, normalize: Array) -> Array:
   return mixed / jnp.where(normalize > 0, divisor, 1.0)
 
 
-METHOD = MergeMethod(
-  name='linear',
-  merge=merge,
-  parameters=(
-    Parameter('weight', None, True, 0.0, 1.0),
-    Parameter('normalize', 1.0, False),
+METHODS = (
+  MergeMethod(
+    name='linear',
+    merge=merge,
+    parameters=(
+      Parameter('weight', None, True, 0.0, 1.0),
+      Parameter('normalize', 1.0, False),
+    ),
+    stack='weights',
   ),
-  stack='weights',
 )

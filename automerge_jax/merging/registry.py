@@ -1,23 +1,54 @@
-"""Merge methods by name."""
+"""Merge methods by name, and by semantics where there are several."""
 
 from automerge_jax import trees
-from automerge_jax.merging import linear, slerp, task_arithmetic, ties
+from automerge_jax.merging import (
+  breadcrumbs,
+  dare,
+  della,
+  linear,
+  slerp,
+  task_arithmetic,
+  ties,
+)
 from automerge_jax.types import MergeMethod
 
-METHODS: dict[str, MergeMethod] = {
-  module.METHOD.name: module.METHOD
-  for module in (linear, slerp, task_arithmetic, ties)
-}
+SEMANTICS = ('mergekit-0.1.5', 'paper')
 
 
-def get(name: str) -> MergeMethod:
+_MODULES = (
+  breadcrumbs,
+  dare,
+  della,
+  linear,
+  slerp,
+  task_arithmetic,
+  ties,
+)
+
+METHODS: dict[str, dict[str, MergeMethod]] = {}
+for _module in _MODULES:
+  for _method in _module.METHODS:
+    METHODS.setdefault(_method.name, {})[_method.semantics] = _method
+
+
+def get(name: str, semantics: str = SEMANTICS[0]) -> MergeMethod:
   """The method of that name.
 
+  Args:
+    name: as in recipes.
+    semantics: whose definition, where there are several; a method with only one
+      definition is that whatever is asked.
+
   Raises:
-    ValueError: naming the nearest valid method.
+    ValueError: naming the nearest valid method or semantics.
   """
   if name not in METHODS:
     raise ValueError(
       f'unknown merge method {name!r}' + trees.nearest(name, METHODS)
     )
-  return METHODS[name]
+  if semantics not in SEMANTICS:
+    raise ValueError(
+      f'unknown semantics {semantics!r}' + trees.nearest(semantics, SEMANTICS)
+    )
+  known = METHODS[name]
+  return known.get(semantics) or next(iter(known.values()))

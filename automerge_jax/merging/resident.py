@@ -5,6 +5,7 @@ is one pure function of (plan, stack), a map over leaves that never sees a disk.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from automerge_jax.types import (
   MergeMethod,
   MergePlan,
   Params,
+  Stored,
 )
 
 
@@ -28,6 +30,9 @@ def build(
   family: Family,
   base: Mapping[str, np.ndarray],
   experts: Sequence[Mapping[str, np.ndarray]],
+  settings: Mapping[str, Any] | None = None,
+  seed: int = 0,
+  statistics: Sequence[Mapping[str, Mapping[str, np.ndarray]]] = (),
 ) -> ExpertStack:
   """Stacks experts (or their task vectors) and computes the method's facts.
 
@@ -36,33 +41,52 @@ def build(
     family: whose key table lays the tensors out.
     base: stored tensors by name.
     experts: stored tensors of each expert.
+    settings: values of the method's settings; where silent, the defaults.
+    seed: of random masks.
+    statistics: of each expert, `{statistic: {stored name: array}}`.
 
   Raises:
     ValueError: if an expert's tensors differ from the base's in name or shape.
   """
   for k, expert in enumerate(experts):
     trees.check_same(expert, base, f'expert {k} against the base')
-  names = [key.stored for key in family.keys]
-  stacked = {
-    name: tensor_stack(method, base[name], [e[name] for e in experts])
-    for name in names
-  }
-  computed = {
-    name: facts_lib.compute(method.facts, stacked[name]) for name in names
-  }
+  fixed = facts_lib.settings(method, settings or {}, len(experts))
+
+  def stacks():
+    for key in family.keys:
+      name = key.stored
+      yield name, tensor_stack(method, base[name], [e[name] for e in experts])
+
+  whole = method.whole(stacks, fixed) if method.whole else {}
+  stacked, computed = {}, {}
+  for key in family.keys:
+    name = key.stored
+    stored = Stored(
+      name,
+      np.asarray(base[name], np.float32),
+      tensor_stack(method, base[name], [e[name] for e in experts]),
+      fixed,
+      seed,
+      {
+        s: np.stack([e[s][name] for e in statistics]) for s in method.statistics
+      },
+      whole,
+    )
+    stacked[name] = stored.stack
+    computed[name] = facts_lib.compute(method, stored)
   return ExpertStack(
     base=_to_device(models.pack(family.keys, base)),
     stack=_to_device(models.pack(family.keys, stacked, lead=1)),
-    facts=_pack_facts(family, computed, method.facts),
+    facts=_pack_facts(family, method, computed),
   )
 
 
 def tensor_stack(
-  method: MergeMethod, base: np.ndarray, experts: Sequence[np.ndarray]
+  method: MergeMethod, base: np.ndarray | None, experts: Sequence[np.ndarray]
 ) -> np.ndarray:
   """Float32 stack [K, ...] of one stored tensor, as the method wants it."""
   stack = np.stack([np.asarray(e, np.float32) for e in experts])
-  if method.stack == 'deltas':
+  if base is not None and method.stack != 'weights':
     stack -= np.asarray(base, np.float32)[None]
   return stack
 
@@ -80,35 +104,37 @@ def merge(method: MergeMethod, plan: MergePlan, stack: ExpertStack) -> Params:
   """
   bases, stacks = trees.flatten(stack.base), trees.flatten(stack.stack)
   shared = {p.name for p in method.parameters if not p.per_expert}
+  layer_axis = {f.name: f.lead if f.elementwise else 0 for f in method.facts}
   merged = {}
   for path, base in bases.items():
     rule = method.merge
     if path.startswith('layers/'):
       axes = {name: 0 if name in shared else 1 for name in plan[path]}
-      rule = jax.vmap(rule, in_axes=(axes, 1, 0, 1))
+      rule = jax.vmap(rule, in_axes=(axes, layer_axis, 0, 1))
     merged[path] = rule(plan[path], stack.facts[path], base, stacks[path])
   return trees.unflatten(merged)
 
 
 def _pack_facts(
   family: Family,
+  method: MergeMethod,
   computed: Mapping[str, Mapping[str, np.ndarray]],
-  names: Sequence[str],
 ) -> dict[str, dict[str, Array]]:
-  """Facts by stored name -> facts by leaf [K, L, ...] or [K, ...]."""
+  """Facts by stored name -> facts by leaf, layers behind the leading axes."""
   packed: dict[str, dict[str, Array]] = {}
   for path, rows in models.by_leaf(family.keys).items():
     packed[path] = {}
-    for fact in names:
+    for fact in method.facts:
       arrays = [
-        computed[row.stored][fact].swapaxes(-1, -2)
-        if row.transpose and fact in facts_lib.ELEMENTWISE
-        else computed[row.stored][fact]
+        computed[row.stored][fact.name].swapaxes(-1, -2)
+        if row.transpose and fact.elementwise
+        else computed[row.stored][fact.name]
         for row in rows
       ]
-      layered = rows[0].layer is not None
-      packed[path][fact] = jnp.asarray(
-        np.stack(arrays, axis=1) if layered else arrays[0]
+      packed[path][fact.name] = jnp.asarray(
+        arrays[0]
+        if rows[0].layer is None
+        else np.stack(arrays, axis=fact.lead if fact.elementwise else 0)
       )
   return packed
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
+from automerge_jax.merging.facts import COSINE
 from automerge_jax.types import Array, MergeMethod, Parameter
 
 _PARALLEL = 0.9995  # above this |cosine| the arc is a straight line
@@ -34,15 +35,17 @@ def merge(
   return a * stack[first] + b * stack[second]
 
 
-METHOD = MergeMethod(
-  name='slerp',
-  merge=merge,
-  parameters=(
-    Parameter('t', None, False, 0.0, 1.0),
-    Parameter('first', 0.0, False),
-    Parameter('second', 1.0, False),
+METHODS = (
+  MergeMethod(
+    name='slerp',
+    merge=merge,
+    parameters=(
+      Parameter('t', None, False, 0.0, 1.0),
+      Parameter('first', 0.0, False),
+      Parameter('second', 1.0, False),
+    ),
+    stack='weights',
+    facts=(COSINE,),
+    sources=(2, 2),
   ),
-  stack='weights',
-  facts=('cosine',),
-  sources=(2, 2),
 )

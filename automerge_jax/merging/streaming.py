@@ -18,7 +18,7 @@ from automerge_jax.merging import facts as facts_lib
 from automerge_jax.merging import registry, resident
 from automerge_jax.merging.resolve import Resolved, resolve
 from automerge_jax.recipe import Recipe
-from automerge_jax.types import MergeMethod
+from automerge_jax.types import MergeMethod, Stored
 
 _LAYER = re.compile(r'(?:^|\.)(?:layers?|blocks?|h)\.(\d+)\.')
 
@@ -66,7 +66,7 @@ def merge(
       base = kept
       if resolved.base_model is not None:
         base = reader.get(resolved.base_model, name)
-      yield name, merge_tensor(method, resolved, base, experts)
+      yield name, merge_tensor(method, resolved, base, experts, name)
 
 
 def merge_tensor(
@@ -74,6 +74,8 @@ def merge_tensor(
   resolved: Resolved,
   base: np.ndarray,
   experts: list[np.ndarray],
+  name: str = '',
+  seed: int = 0,
 ) -> np.ndarray:
   """One stored tensor, merged in float32.
 
@@ -90,30 +92,22 @@ def merge_tensor(
       f'got {len(experts)}: {list(resolved.experts)}'
     )
   stack = resident.tensor_stack(method, base, experts)
-  facts = _facts(method, resolved, stack)
+  stored = Stored(
+    name,
+    np.asarray(base, np.float32),
+    stack,
+    facts_lib.settings(method, resolved.parameters, len(experts))
+    | {k: v for k, v in resolved.parameters.items() if k == 'density'},
+    seed,
+  )
   coefficients = {
     name: np.asarray(value, np.float32)
     for name, value in resolved.parameters.items()
   }
   merged = _compiled(method)(
-    coefficients, facts, np.asarray(base, np.float32), stack
+    coefficients, facts_lib.compute(method, stored), stored.base, stack
   )
   return np.asarray(merged)
-
-
-def _facts(
-  method: MergeMethod, resolved: Resolved, stack: np.ndarray
-) -> dict[str, np.ndarray]:
-  """Facts for this one merge: densities are known, so select, do not sort."""
-  if 'rank' not in method.facts:
-    return facts_lib.compute(method.facts, stack)
-  densities = resolved.parameters['density']
-  keep = [facts_lib.kept(d, stack[0].size) for d in densities]
-  table = np.asarray(keep, np.int32)[:, None]
-  return {
-    'rank': facts_lib.selection(stack, keep),
-    'counts': np.tile(table, facts_lib.DENSITIES + 1),
-  }
 
 
 @functools.cache

@@ -29,13 +29,15 @@ def merge(
   return base + coefficients['lambda'] * mixed
 
 
-METHOD = MergeMethod(
-  name='task_arithmetic',
-  merge=merge,
-  parameters=(
-    Parameter('weight', None, True, 0.0, 1.5),
-    Parameter('lambda', 1.0, False),
-    Parameter('normalize', 0.0, False),
+METHODS = (
+  MergeMethod(
+    name='task_arithmetic',
+    merge=merge,
+    parameters=(
+      Parameter('weight', None, True, 0.0, 1.5),
+      Parameter('lambda', 1.0, False),
+      Parameter('normalize', 0.0, False),
+    ),
+    stack='deltas',
   ),
-  stack='deltas',
 )

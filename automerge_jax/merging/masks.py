@@ -1,0 +1,159 @@
+"""Nested masks: which entries of a task vector a density keeps.
+
+Every sparsifier here keeps more as its density grows and never lets go of what
+a lower density kept. So one small number an entry, its level, says it for all
+densities in thousandths: an entry is kept where `level < 1000 density`. A new
+density then costs a comparison, not a sort or a draw.
+
+Where the density is known in advance (an export), only that one mask is found,
+in linear time: levels are then 0 or NEVER, and any density works.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax.numpy as jnp
+import numpy as np
+
+from automerge_jax.merging import draws
+from automerge_jax.merging.facts import DENSITIES, descending, kept, largest
+from automerge_jax.types import Array, Fact, Stored
+
+NEVER = np.uint16(0xFFFF)
+
+
+def index(density: Array) -> Array:
+  """Thousandths of a density; a positive one is at least one of them."""
+  whole = jnp.rint(density * DENSITIES).astype(jnp.int32)
+  return jnp.where(density > 0, jnp.maximum(whole, 1), 0)
+
+
+def keeps(level: Array, density: Array) -> Array:
+  """Mask [K, ...] of levels [K, ...] at densities [K]."""
+  at = index(density).astype(level.dtype)
+  return level < at.reshape(-1, *(1,) * (level.ndim - 1))
+
+
+def _levels(
+  stored: Stored,
+  known: Callable[[Stored, int, float], np.ndarray],
+  every: Callable[[Stored, int], np.ndarray],
+) -> np.ndarray:
+  """Levels uint16 [K, ...] by expert, for one density or for all."""
+  levels = np.empty(stored.stack.shape, np.uint16)
+  for k in range(len(levels)):
+    if 'density' in stored.settings:
+      mask = known(stored, k, stored.settings['density'][k])
+      found = np.where(mask, np.uint16(0), NEVER)
+    else:
+      found = every(stored, k)
+    levels[k] = found.reshape(levels[k].shape)
+  return levels
+
+
+def _magnitudes(stored: Stored, expert: int) -> np.ndarray:
+  return np.abs(stored.stack[expert].reshape(-1))
+
+
+# -- ranks of magnitude: TIES keeps the largest, Breadcrumbs all but the very
+# largest. Both keep a window of ranks [start, stop) that grows with density.
+
+
+def window(density: float, size: int, gamma: float) -> tuple[int, int]:
+  """Ranks of magnitude that are kept, [start, stop).
+
+  The ⌊gamma n⌋ largest are dropped, unless the density then asks for more
+  entries than are left.
+  """
+  count = kept(density, size)
+  start = min(int(gamma * size), size - count)
+  return start, start + count
+
+
+def _known_window(stored: Stored, k: int, density: float) -> np.ndarray:
+  magnitude = _magnitudes(stored, k)
+  start, stop = window(density, magnitude.size, _gamma(stored, k))
+  chosen = largest(magnitude, stop)
+  if start:
+    chosen &= ~largest(magnitude, start)
+  return chosen
+
+
+def _every_window(stored: Stored, k: int) -> np.ndarray:
+  magnitude = _magnitudes(stored, k)
+  size, gamma = magnitude.size, _gamma(stored, k)
+  by_rank = np.full(size, NEVER)
+  start, stop = window(0.0, size, gamma)
+  for i in range(DENSITIES):
+    wider, longer = window((i + 1) / DENSITIES, size, gamma)
+    by_rank[wider:start] = by_rank[stop:longer] = i
+    start, stop = wider, longer
+  levels = np.empty(size, np.uint16)
+  levels[descending(magnitude)] = by_rank
+  return levels
+
+
+def _gamma(stored: Stored, k: int) -> float:
+  return stored.settings['gamma'][k] if 'gamma' in stored.settings else 0.0
+
+
+# -- random masks
+
+
+def _known_bernoulli(stored: Stored, k: int, density: float) -> np.ndarray:
+  size = stored.stack[k].size
+  drawn = draws.uniform(stored.seed, k, stored.name, size)
+  return drawn < np.float64(density) * (1 << draws.BITS)
+
+
+def _every_bernoulli(stored: Stored, k: int) -> np.ndarray:
+  drawn = draws.uniform(stored.seed, k, stored.name, stored.stack[k].size)
+  # draw / 65536 < i / 1000 exactly where ⌊1000 draw / 65536⌋ < i.
+  return ((drawn.astype(np.uint32) * DENSITIES) >> draws.BITS).astype(np.uint16)
+
+
+MAGNITUDE = Fact(
+  'level', lambda stored, _: _levels(stored, _known_window, _every_window)
+)
+BERNOULLI = Fact(
+  'level', lambda stored, _: _levels(stored, _known_bernoulli, _every_bernoulli)
+)
+
+
+# -- what makes up for what was dropped
+
+
+def _l1(stored: Stored, found: Mapping[str, np.ndarray]) -> np.ndarray:
+  table = np.ones((len(stored.stack), DENSITIES + 1), np.float32)
+  if not stored.settings['rescale']:
+    return table
+  for row, levels, deltas in zip(
+    table, found['level'], stored.stack, strict=True
+  ):
+    weights, levels = np.abs(deltas).reshape(-1), levels.reshape(-1)
+    if 'density' in stored.settings:
+      sums = weights.sum(where=levels != NEVER, dtype=np.float64)
+    else:
+      sums = np.zeros(DENSITIES + 1)
+      known = np.minimum(levels, DENSITIES)  # NEVER falls off the end
+      sums[1:] = np.cumsum(np.bincount(known, weights, DENSITIES)[:DENSITIES])
+    total = weights.sum(dtype=np.float64)
+    row[:] = np.where(sums > 0, total / np.where(sums > 0, sums, 1.0), 1.0)
+  return table
+
+
+def _inverse(stored: Stored, _) -> np.ndarray:
+  if not stored.settings['rescale']:
+    density = np.float64(1)
+  elif 'density' in stored.settings:
+    density = np.asarray(stored.settings['density'], np.float64)[:, None]
+  else:
+    density = np.arange(DENSITIES + 1) / DENSITIES
+  factor = np.where(density > 0, 1 / np.where(density > 0, density, 1), 1)
+  shape = (len(stored.stack), DENSITIES + 1)
+  return np.array(np.broadcast_to(factor, shape), np.float32)
+
+
+# Factors at each density, float32 [K, 1001]. mergekit's keeps Σ|τ| of a tensor,
+# the papers' its expectation.
+L1_SCALE = Fact('scale', _l1, elementwise=False)
+INVERSE_DENSITY = Fact('scale', _inverse, elementwise=False)
