@@ -26,15 +26,9 @@ def explained(path: str | pathlib.Path, needed: int) -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    if error.errno not in _ADVICE or getattr(error, 'explained', False):
+    if error.errno not in _ADVICE or hasattr(error, 'needed'):
       raise
-    told = OSError(
-      error.errno,
-      f'cannot write {needed:,} bytes: {_ADVICE[error.errno]}',
-      str(path),
-    )
-    told.explained = True  # type: ignore[attr-defined]
-    raise told from error
+    raise _told(error.errno, _ADVICE[error.errno], path, needed) from error
 
 
 def require_space(folder: str | pathlib.Path, needed: int) -> None:
@@ -45,12 +39,18 @@ def require_space(folder: str | pathlib.Path, needed: int) -> None:
   """
   free = shutil.disk_usage(folder).free
   if free < needed:
-    raise OSError(
-      errno.ENOSPC,
-      f'cannot write {needed:,} bytes: only {free:,} are free; free space or '
-      'choose another folder',
-      str(folder),
-    )
+    what = f'only {free:,} are free; free space or choose another folder'
+    raise _told(errno.ENOSPC, what, folder, needed)
+
+
+def _told(
+  number: int, what: str, path: str | pathlib.Path, needed: int
+) -> OSError:
+  """An error with its explanation, marked as explained by `needed`."""
+  size = f' {needed:,} bytes' if needed else ''
+  error = OSError(number, f'cannot write{size}: {what}', str(path))
+  error.needed = needed  # type: ignore[attr-defined]
+  return error
 
 
 def sync(path: str | pathlib.Path) -> None:

@@ -1,0 +1,252 @@
+"""Faults while writing: full or forbidden disks, interruption, kill -9."""
+
+import errno
+import multiprocessing
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from automerge_jax.io import atomic, disk, sharded
+from automerge_jax.io import safetensors as st_io
+from automerge_jax.io.tensors import TensorInfo
+
+INFOS = {
+  f'layer.{i}': TensorInfo((64, 1024), np.dtype(np.float32)) for i in range(4)
+}
+_BYTES = sum(info.nbytes for info in INFOS.values())
+
+# Writes a model slowly, saying where it is.
+_WRITE = """
+import sys, time
+import numpy as np
+from automerge_jax.io import atomic, sharded
+from automerge_jax.io.tensors import TensorInfo
+info = TensorInfo((64, 1024), np.dtype(np.float32))
+names = [f'layer.{i}' for i in range(4)]
+with atomic.folder(sys.argv[1]) as folder:
+  with sharded.Writer(folder, dict.fromkeys(names, info), '300KB') as writer:
+    for name in names:
+      writer.write(name, np.full(info.shape, 1, info.dtype))
+      print(name, flush=True)
+      if name == 'layer.1':
+        time.sleep(float(sys.argv[2]))
+"""
+
+
+def _merge(out, needed=0):
+  with atomic.folder(out, needed) as folder:
+    with sharded.Writer(folder, INFOS, '300KB') as writer:
+      for name, info in INFOS.items():
+        writer.write(name, np.full(info.shape, 2, info.dtype))
+
+
+def _assert_whole(out, value):
+  tensors = st_io.read(out)
+  assert set(tensors) == set(INFOS)
+  assert all((t == value).all() for t in tensors.values())
+
+
+def _start(out, seconds):
+  process = subprocess.Popen(
+    [sys.executable, '-c', _WRITE, str(out), str(seconds)],
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  for line in process.stdout:
+    if line.strip() == 'layer.1':
+      break
+  return process
+
+
+def test_the_folder_appears_when_it_is_whole(tmp_path):
+  out = tmp_path / 'deep' / 'er' / 'out'
+  with atomic.folder(out) as folder:
+    (folder / 'sub').mkdir()
+    (folder / 'sub' / 'x').write_text('x')
+    assert not out.exists()
+    assert folder.parent == out.parent
+  assert (out / 'sub' / 'x').read_text() == 'x'
+  assert os.listdir(out.parent) == ['out']
+
+
+@pytest.mark.parametrize('error', [ValueError, KeyboardInterrupt, SystemExit])
+def test_nothing_is_left_after_a_failure(tmp_path, error):
+  with pytest.raises(error):
+    with atomic.folder(tmp_path / 'out') as folder:
+      (folder / 'x').write_text('x')
+      raise error
+  assert os.listdir(tmp_path) == []
+
+
+def test_what_exists_is_refused(tmp_path):
+  (tmp_path / 'out').mkdir()
+  with pytest.raises(FileExistsError, match='out exists; choose another'):
+    _merge(tmp_path / 'out')
+  (tmp_path / 'link').symlink_to(tmp_path / 'nowhere')
+  with pytest.raises(FileExistsError, match='link exists'):
+    _merge(tmp_path / 'link')
+
+
+def test_what_appears_meanwhile_is_kept(tmp_path):
+  out = tmp_path / 'out'
+  with pytest.raises(FileExistsError, match='out exists'):
+    with atomic.folder(out) as folder:
+      (folder / 'x').write_text('mine')
+      out.mkdir()
+  assert os.listdir(tmp_path) == ['out']
+  assert os.listdir(out) == []
+
+
+def test_kill_leaves_no_output_and_the_next_run_cleans_up(tmp_path):
+  out = tmp_path / 'out'
+  process = _start(out, 60)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  left = os.listdir(tmp_path)
+  assert len(left) == 1
+  assert left[0].startswith('.out.')
+  _merge(out)
+  assert os.listdir(tmp_path) == ['out']
+  _assert_whole(out, 2)
+
+
+def test_interrupt_removes_what_was_written(tmp_path):
+  process = _start(tmp_path / 'out', 60)
+  process.send_signal(signal.SIGINT)
+  assert process.wait() != 0
+  assert os.listdir(tmp_path) == []
+
+
+def test_a_living_run_is_left_alone(tmp_path):
+  process = _start(tmp_path / 'out', 1)
+  assert atomic.remove_leftovers(tmp_path / 'out') == []
+  _merge(tmp_path / 'other')
+  assert process.wait() == 0
+  _assert_whole(tmp_path / 'out', 1)
+  _assert_whole(tmp_path / 'other', 2)
+  assert sorted(os.listdir(tmp_path)) == ['other', 'out']
+
+
+def test_other_names_are_not_leftovers(tmp_path):
+  for name in ('.out.abc.partial', '.out*.abc.partial', '.xout.abc.partial'):
+    (tmp_path / name).mkdir()
+  removed = atomic.remove_leftovers(tmp_path / 'out*')
+  assert [path.name for path in removed] == ['.out*.abc.partial']
+  removed = atomic.remove_leftovers(tmp_path / 'out')
+  assert [path.name for path in removed] == ['.out.abc.partial']
+
+
+def test_permissions_follow_the_umask(tmp_path):
+  old = os.umask(0o027)
+  try:
+    _merge(tmp_path / 'out')
+  finally:
+    os.umask(old)
+  assert (tmp_path / 'out').stat().st_mode & 0o777 == 0o750
+
+
+def test_too_little_space_is_said_in_advance(tmp_path):
+  with pytest.raises(OSError, match=r'only [0-9,]+ are free; free') as caught:
+    _merge(tmp_path / 'out', 10**18)
+  assert caught.value.errno == errno.ENOSPC
+  assert '1,000,000,000,000,000,000 bytes' in str(caught.value)
+  assert os.listdir(tmp_path) == []
+
+
+def test_a_limit_on_files_leaves_nothing(tmp_path):
+  """As a disk that fills up: writing beyond it fails in the middle."""
+
+  def limited():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+  done = subprocess.run(
+    [sys.executable, '-c', _WRITE, str(tmp_path / 'out'), '0'],
+    preexec_fn=limited,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 1
+  assert f'cannot write {_BYTES:,} bytes: a file would grow' in done.stderr
+  assert 'ulimit -f' in done.stderr
+  assert os.listdir(tmp_path) == []
+
+
+def _mounted(queue, tmp_path, options, act):
+  """Runs `act` where a small file system is mounted, seen by nobody else."""
+  import ctypes
+
+  libc = ctypes.CDLL(None, use_errno=True)
+  newuser, newns = 0x10000000, 0x00020000
+  flags = newns if os.getuid() == 0 else newns | newuser
+  if libc.unshare(flags) or libc.mount(b'none', b'/', None, 0x44000, None):
+    queue.put(('skip', os.strerror(ctypes.get_errno())))
+    return
+  if libc.mount(b'tmpfs', str(tmp_path).encode(), b'tmpfs', 0, b'size=900k'):
+    queue.put(('skip', os.strerror(ctypes.get_errno())))
+    return
+  if options == 'read-only':
+    libc.mount(None, str(tmp_path).encode(), None, 0x21, None)
+  try:
+    act(tmp_path / 'out')
+  except OSError as error:
+    queue.put((error.errno, str(error), os.listdir(tmp_path)))
+  else:
+    queue.put(('wrote it', os.listdir(tmp_path)))
+
+
+def _fill(out):
+  """Writes past the end of the disk although it looked free."""
+  with atomic.folder(out) as folder:
+    with sharded.Writer(folder, dict(list(INFOS.items())[:2])) as writer:
+      for name, info in list(INFOS.items())[:2]:
+        writer.write(name, np.zeros(info.shape, info.dtype))
+    (folder / 'more').write_bytes(b'x' * 600_000)
+
+
+@pytest.mark.parametrize(
+  'options, act, number, words',
+  [
+    ('full', _merge, errno.ENOSPC, 'only [0-9,]+ are free'),
+    ('full', _fill, errno.ENOSPC, 'the disk is full; free space'),
+    ('read-only', _merge, errno.EROFS, 'read-only; choose another folder'),
+  ],
+)
+def test_full_and_read_only_disks(tmp_path, options, act, number, words):
+  context = multiprocessing.get_context('spawn')
+  queue = context.Queue()
+  process = context.Process(
+    target=_mounted, args=(queue, tmp_path, options, act)
+  )
+  process.start()
+  result = queue.get(timeout=60)
+  process.join()
+  if result[0] == 'skip':
+    pytest.skip(f'cannot mount here: {result[1]}')
+  have, message, left = result
+  assert have == number, message
+  assert re.search(words, message), message
+  assert left == []
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason='nothing is forbidden to root')
+def test_a_forbidden_folder_is_explained(tmp_path):
+  tmp_path.chmod(0o500)
+  try:
+    with pytest.raises(OSError, match='no permission to write'):
+      _merge(tmp_path / 'out')
+  finally:
+    tmp_path.chmod(0o700)
+
+
+def test_forbidden_is_explained_whoever_runs(tmp_path):
+  with pytest.raises(PermissionError, match='no permission to write') as caught:
+    with disk.explained(tmp_path, 5):
+      raise PermissionError(errno.EACCES, 'Permission denied')
+  assert caught.value.filename == str(tmp_path)
