@@ -41,7 +41,8 @@ def space(
     ranges: other (low, high) than the method's, by parameter.
 
   Raises:
-    ValueError: if `ranges` names a parameter that is not searched.
+    ValueError: if `ranges` names a parameter that is not searched, or the
+      method has nothing to search or takes another number of experts.
   """
   spherical = method.name == 'slerp'
   searched = {
@@ -51,6 +52,14 @@ def space(
   }
   if spherical:
     searched = {'score': (0.0, 1.0, True)}
+  least, most = method.sources
+  if not searched or not (
+    spherical or least <= len(experts) <= (most or len(experts))
+  ):
+    raise ValueError(
+      f'{method.name} cannot be searched over {len(experts)} experts: it takes '
+      f'{least} to {most or "any number"} and searches {sorted(searched)}'
+    )
   for name, (low, high) in (ranges or {}).items():
     if name not in searched:
       raise ValueError(
@@ -106,8 +115,9 @@ def space(
       )  # [K, cells] or [cells]
     if spherical:
       values = _pairs(values['score'], cells)
+    owners = {p.name: (len(experts),) * p.per_expert for p in method.parameters}
     fixed = {
-      p.name: jnp.full(len(cells.names), p.default, jnp.float32)
+      p.name: jnp.full((*owners[p.name], len(cells.names)), p.default)
       for p in method.parameters
       if p.name not in values
     }
