@@ -15,25 +15,22 @@ from automerge_jax.merging import draws, masks, sparse
 from automerge_jax.merging.facts import DENSITIES, descending
 from automerge_jax.types import Fact, Parameter, Stored
 
+_PART = 1 << 18  # entries at a time
 
-def _shift(stored: Stored, k: int) -> np.ndarray:
-  """ε - 2 ε ρ / (n - 1), how much less than the density q is, float64 [...]."""
-  deltas = stored.stack[k]
-  rows = np.abs(deltas).reshape(-1, deltas.shape[-1] if deltas.ndim else 1)
+
+def _shift(rows: np.ndarray, epsilon: float) -> np.ndarray:
+  """ε - 2 ε ρ / (n - 1), how much q is below the density; like rows [r, n]."""
   size = rows.shape[1]
-  epsilon = stored.settings['epsilon'][k]
   if size == 1:
-    return np.full(deltas.shape, -1.0)  # kept at any density
+    return np.full(rows.shape, -1.0, np.float32)  # kept at any density
   shift = np.empty(rows.shape, np.float32)
-  steps = epsilon - 2 * epsilon * np.arange(size) / (size - 1)
-  np.put_along_axis(
-    shift, descending(rows), steps[None, ::-1].astype(np.float32), axis=1
-  )
-  return shift.reshape(deltas.shape)
+  steps = epsilon - 2 * epsilon * np.arange(size)[::-1] / (size - 1)
+  order = descending(np.abs(rows))
+  np.put_along_axis(shift, order, steps[None].astype(np.float32), axis=1)
+  return shift
 
 
-def _check(stored: Stored, k: int, density: float) -> None:
-  epsilon = stored.settings['epsilon'][k]
+def _check(density: float, epsilon: float) -> None:
   if not (0 < density - epsilon and density + epsilon < 1):
     raise ValueError(
       f'density {density}, epsilon {epsilon}: della needs density - epsilon '
@@ -42,21 +39,29 @@ def _check(stored: Stored, k: int, density: float) -> None:
 
 
 def _levels(stored: Stored, _: Mapping[str, np.ndarray]) -> np.ndarray:
-  levels = np.empty(stored.stack.shape, np.uint16)
   known = stored.settings.get('density')
-  for k in range(len(levels)):
+  levels = np.empty(stored.stack.shape, np.uint16 if known is None else bool)
+  for k, deltas in enumerate(stored.stack):
+    epsilon = stored.settings['epsilon'][k]
     if known is not None and not 0 < known[k] < 1:
-      levels[k] = 0 if known[k] >= 1 else masks.NEVER
+      levels[k] = known[k] >= 1
       continue
-    deltas = stored.stack[k]
-    drawn = draws.uniform(stored.seed, k, stored.name, deltas.size)
-    drawn = drawn.reshape(deltas.shape) * np.float32(2.0**-draws.BITS)
-    least = drawn + _shift(stored, k)  # kept where less than the density
     if known is not None:
-      _check(stored, k, known[k])
-      levels[k] = np.where(least < known[k], 0, masks.NEVER)
-    else:
-      levels[k] = np.clip(np.floor(least * DENSITIES), 0, DENSITIES - 1)
+      _check(known[k], epsilon)
+    drawn = draws.uniform(stored.seed, k, stored.name, deltas.size)
+    length = deltas.shape[-1] if deltas.ndim else 1
+    deltas, drawn = deltas.reshape(-1, length), drawn.reshape(-1, length)
+    found = levels[k : k + 1].reshape(-1, length)  # a view
+    step = max(1, _PART // length)
+    for start in range(0, len(deltas), step):
+      part = slice(start, start + step)
+      # An entry is kept where this is less than the density.
+      least = drawn[part] * np.float32(2.0**-draws.BITS)
+      least += _shift(deltas[part], epsilon)
+      if known is None:
+        found[part] = np.clip(np.floor(least * DENSITIES), 0, DENSITIES - 1)
+      else:
+        found[part] = least < known[k]
   return levels
 
 

@@ -64,12 +64,18 @@ def descending(magnitude: np.ndarray) -> np.ndarray:
   return (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32)
 
 
-def largest(magnitude: np.ndarray, count: int) -> np.ndarray:
-  """Whether each entry is among the `count` largest, bool [n]; linear time."""
-  size = len(magnitude)
+def largest(values: np.ndarray, count: int) -> np.ndarray:
+  """Whether each entry is among the `count` of largest magnitude, bool [n].
+
+  Linear time, and memory for one more copy.
+  """
+  size = len(values)
   if count <= 0 or count >= size:
     return np.full(size, count > 0)
-  threshold = np.partition(magnitude, size - count)[size - count]
+  magnitude = np.abs(values)
+  magnitude.partition(size - count)
+  threshold = magnitude[size - count]
+  np.abs(values, out=magnitude)
   chosen = magnitude > threshold
   missing = count - int(np.count_nonzero(chosen))
   chosen[np.flatnonzero(magnitude == threshold)[:missing]] = True

@@ -5,8 +5,8 @@ a lower density kept. So one small number an entry, its level, says it for all
 densities in thousandths: an entry is kept where `level < 1000 density`. A new
 density then costs a comparison, not a sort or a draw.
 
-Where the density is known in advance (an export), only that one mask is found,
-in linear time: levels are then 0 or NEVER, and any density works.
+Where the density is known in advance (an export), the fact is that one mask,
+bool, found in linear time.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +19,7 @@ from automerge_jax.merging.facts import DENSITIES, descending, kept, largest
 from automerge_jax.types import Array, Fact, Stored
 
 NEVER = np.uint16(0xFFFF)
+_PART = 1 << 18
 
 
 def index(density: Array) -> Array:
@@ -28,7 +29,9 @@ def index(density: Array) -> Array:
 
 
 def keeps(level: Array, density: Array) -> Array:
-  """Mask [K, ...] of levels [K, ...] at densities [K]."""
+  """Mask [K, ...] of levels [K, ...] at densities [K]; a mask is itself."""
+  if level.dtype == bool:
+    return level
   at = index(density).astype(level.dtype)
   return level < at.reshape(-1, *(1,) * (level.ndim - 1))
 
@@ -38,20 +41,17 @@ def _levels(
   known: Callable[[Stored, int, float], np.ndarray],
   every: Callable[[Stored, int], np.ndarray],
 ) -> np.ndarray:
-  """Levels uint16 [K, ...] by expert, for one density or for all."""
-  levels = np.empty(stored.stack.shape, np.uint16)
+  """Mask bool [K, ...] for one density, or levels uint16 [K, ...] for all."""
+  one = 'density' in stored.settings
+  levels = np.empty(stored.stack.shape, bool if one else np.uint16)
   for k in range(len(levels)):
-    if 'density' in stored.settings:
-      mask = known(stored, k, stored.settings['density'][k])
-      found = np.where(mask, np.uint16(0), NEVER)
-    else:
-      found = every(stored, k)
+    found = (
+      known(stored, k, stored.settings['density'][k])
+      if one
+      else every(stored, k)
+    )
     levels[k] = found.reshape(levels[k].shape)
   return levels
-
-
-def _magnitudes(stored: Stored, expert: int) -> np.ndarray:
-  return np.abs(stored.stack[expert].reshape(-1))
 
 
 # -- ranks of magnitude: TIES keeps the largest, Breadcrumbs all but the very
@@ -70,16 +70,16 @@ def window(density: float, size: int, gamma: float) -> tuple[int, int]:
 
 
 def _known_window(stored: Stored, k: int, density: float) -> np.ndarray:
-  magnitude = _magnitudes(stored, k)
-  start, stop = window(density, magnitude.size, _gamma(stored, k))
-  chosen = largest(magnitude, stop)
+  values = stored.stack[k].reshape(-1)
+  start, stop = window(density, values.size, _gamma(stored, k))
+  chosen = largest(values, stop)
   if start:
-    chosen &= ~largest(magnitude, start)
+    chosen &= ~largest(values, start)
   return chosen
 
 
 def _every_window(stored: Stored, k: int) -> np.ndarray:
-  magnitude = _magnitudes(stored, k)
+  magnitude = np.abs(stored.stack[k].reshape(-1))
   size, gamma = magnitude.size, _gamma(stored, k)
   by_rank = np.full(size, NEVER)
   start, stop = window(0.0, size, gamma)
@@ -129,15 +129,20 @@ def _l1(stored: Stored, found: Mapping[str, np.ndarray]) -> np.ndarray:
   for row, levels, deltas in zip(
     table, found['level'], stored.stack, strict=True
   ):
-    weights, levels = np.abs(deltas).reshape(-1), levels.reshape(-1)
-    if 'density' in stored.settings:
-      sums = weights.sum(where=levels != NEVER, dtype=np.float64)
-    else:
-      sums = np.zeros(DENSITIES + 1)
-      known = np.minimum(levels, DENSITIES)  # NEVER falls off the end
-      sums[1:] = np.cumsum(np.bincount(known, weights, DENSITIES)[:DENSITIES])
-    total = weights.sum(dtype=np.float64)
-    row[:] = np.where(sums > 0, total / np.where(sums > 0, sums, 1.0), 1.0)
+    sums = np.zeros(1 if levels.dtype == bool else DENSITIES + 1)
+    total = 0.0
+    levels, deltas = levels.reshape(-1), deltas.reshape(-1)
+    for start in range(0, deltas.size, _PART):  # in the cache
+      magnitude = np.abs(deltas[start : start + _PART])
+      level = levels[start : start + _PART]
+      total += magnitude.sum(dtype=np.float64)
+      if level.dtype == bool:
+        sums += (magnitude * level).sum(dtype=np.float64)
+      else:
+        of_level = np.bincount(np.minimum(level, DENSITIES), magnitude)
+        sums[1 : 1 + len(of_level)] += of_level[:DENSITIES]  # without NEVER
+    kept = np.cumsum(sums)
+    row[:] = np.where(kept > 0, total / np.where(kept > 0, kept, 1.0), 1.0)
   return table
 
 
