@@ -6,7 +6,7 @@ import pytest
 
 from automerge_jax import recipe as recipes
 from automerge_jax.merging import resolve
-from automerge_jax.merging.streaming import layer_of
+from automerge_jax.merging.layers import layer_of
 from automerge_jax.recipe import Recipe, Slice, Source
 
 NAMES = [
@@ -26,15 +26,14 @@ FULL = Recipe(
   slices=(
     Slice(
       (
-        Source('a', {'weight': [{'filter': 'query', 'value': 0.25}]}),
-        Source('b', {'density': 0.5}),
+        Source('a', {'weight': [{'filter': 'query', 'value': 0.25}]}, (0, 2)),
+        Source('b', {'density': 0.5}, (0, 2)),
+        Source('base', layers=(0, 2)),
       ),
-      layers=(0, 2),
       parameters={'weight': 0.125},
     ),
     Slice(
-      (Source('a'), Source('b')),
-      layers=(2, 4),
+      tuple(Source(m, layers=(2, 4)) for m in ('a', 'b', 'other')),
       base_model='other',
       parameters={'weight': [0.0, 1.0]},
     ),
@@ -92,7 +91,7 @@ def _plain(value):
 
 
 def test_one_slice_of_all_layers_is_written_as_models():
-  part = Slice((Source('a'), Source('b')), None, 'a', {'t': 0.25})
+  part = Slice((Source('a'), Source('b')), 'a', {'t': 0.25})
   back = _read(recipes.to_yaml(Recipe('slerp', (part,))))
   assert back.base_model == 'a' and back.parameters == {'t': 0.25}
   assert _hash(back) == _hash(Recipe('slerp', (part,)))
@@ -212,7 +211,7 @@ def test_slices_take_their_own_layers_base_and_gradient():
   'spans', [((0, 2), (3, 4)), ((0, 3), (2, 4)), ((1, 4),), ((0, 3),)]
 )
 def test_slices_must_cover_each_layer_once(spans):
-  parts = tuple(Slice((Source('a', {'weight': 1}),), s) for s in spans)
+  parts = tuple(Slice((Source('a', {'weight': 1}, s),)) for s in spans)
   with pytest.raises(ValueError, match='expected each layer once'):
     _values(Recipe('linear', parts), NAMES[2], 'weight')
 
@@ -223,22 +222,25 @@ SIMPLE = 'merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}]\n'
 @pytest.mark.parametrize(
   ('text', 'message'),
   [
-    (SIMPLE + 'parameter: {}', r"r.yaml: unknown key 'parameter'; did you .*"),
+    (
+      SIMPLE + 'parameter: {}',
+      r"r.yaml:3: unknown key 'parameter'; did you .*",
+    ),
     (SIMPLE.replace('model:', 'modle:'), "models.0.: unknown key 'modle'; did"),
     (
       SIMPLE.replace('linear', 'liner'),
       "method 'liner'; did you mean 'linear'",
     ),
-    (SIMPLE + 'slices: []', 'exactly one of `models` and `slices`'),
-    ('merge_method: linear', 'exactly one of `models` and `slices`'),
+    (SIMPLE + 'slices: []', 'exactly one of .*, got models and slices'),
+    ('merge_method: linear', 'r.yaml:1: give exactly one .*, got none'),
     ('models: [{model: a}]', '`merge_method` is missing'),
-    (SIMPLE + 'dtype: bfloat16', "dtype 'bfloat16' is not supported"),
+    (SIMPLE + 'dtype: int64', "r.yaml:3: dtype: dtype 'int64' is not supp"),
     ('merge_method: linear\nmodels: [{parameters: {}}]', '`model` is missing'),
-    ('- a list', 'expected a mapping'),
+    ('- a list', 'expected the keys of a recipe'),
     (
       'merge_method: linear\nslices: [{sources: [{model: a, layer_range: '
-      '[0, 2]}, {model: b, layer_range: [1, 3]}]}]',
-      'expected one range',
+      '[0, 2]}, {model: b, layer_range: [1, 4]}]}]',
+      "unequal numbers of layers: {'a': 2, 'b': 3}",
     ),
     (
       'merge_method: linear\nslices: [{sources: [{model: a}]}]',
@@ -271,7 +273,9 @@ def test_equal_effects_have_equal_hashes_however_they_are_written():
   sliced = Recipe(
     'linear',
     tuple(
-      Slice((Source('a'), Source('b')), span, parameters={'weight': 0.5})
+      Slice(
+        tuple(Source(m, layers=span) for m in 'ab'), parameters={'weight': 0.5}
+      )
       for span in ((0, 1), (1, 4))
     ),
     inputs={'a': 'f' * 64},

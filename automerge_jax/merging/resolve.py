@@ -6,8 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from automerge_jax.merging import registry
-from automerge_jax.recipe import Recipe, Setting, Slice
+from automerge_jax.merging import layers, registry, roles
+from automerge_jax.merging.outputs import Output, outputs
+from automerge_jax.recipes.document import Module, Recipe, Slice
+
+__all__ = ['Output', 'Resolved', 'effective_hash', 'outputs', 'resolve']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Resolved:
 def resolve(
   recipe: Recipe, name: str, layer: int | None, num_layers: int
 ) -> Resolved:
-  """The experts and numbers of one tensor.
+  """The experts and numbers of one tensor, where all layers stay in place.
 
   Args:
     recipe: the recipe.
@@ -37,37 +40,20 @@ def resolve(
     num_layers: L.
 
   Raises:
-    ValueError: if a required parameter is stated nowhere for this tensor.
+    ValueError: if a required parameter is stated nowhere for this tensor, or
+      slices move layers.
   """
-  method = registry.get(recipe.merge_method)
-  part, depth = _slice_of(recipe, name, layer, num_layers)
-  base = part.base_model or recipe.base_model
-  excluded = base if method.stack == 'deltas' else None
-  sources = [s for s in part.sources if s.model != excluded]
-  if method.name == 'slerp':  # from the base to the other
-    sources.sort(key=lambda source: source.model != base)
-  values: dict[str, Any] = {}
-  for parameter in method.parameters:
-    shared = (part.parameters, recipe.parameters)
-    if parameter.per_expert:
-      found = [
-        _first(parameter, (s.parameters, *shared), name, depth) for s in sources
-      ]
-      missing = [
-        s.model for s, v in zip(sources, found, strict=True) if v is None
-      ]
-      values[parameter.name] = tuple(found)
-    else:
-      found = _first(parameter, shared, name, depth)
-      missing = [] if found is not None else ['the recipe']
-      values[parameter.name] = found
-    if missing:
-      raise ValueError(
-        f'parameter {parameter.name!r} of {method.name} is not stated for '
-        f'tensor {name!r} of {missing[0]}; add it under `parameters`, or end '
-        'its list with a `value` without `filter`'
-      )
-  return Resolved(tuple(s.model for s in sources), base, values)
+  method = registry.get(recipe.merge_method, recipe.semantics)
+  if len(recipe.stacks) > 1:
+    raise ValueError('a recipe of several modules has no single list of layers')
+  (module,) = recipe.stacks
+  part, depth = _slice_of(module, name, layer, num_layers)
+  who = roles.roles(method, recipe, module, part)
+  names = [name] * len(who.experts)
+  values = roles.parameters(
+    method, recipe, module, part, who, names, name, depth
+  )
+  return Resolved(tuple(s.model for s in who.experts), who.base_model, values)
 
 
 def effective_hash(
@@ -84,15 +70,21 @@ def effective_hash(
     (name, *dataclasses.astuple(resolve(recipe, name, layer, num_layers)))
     for name, layer in sorted(layer_of.items())
   ]
-  text = json.dumps([recipe.merge_method, recipe.semantics, effect])
+  rest = [recipe.merge_method, recipe.semantics, recipe.seed]
+  text = json.dumps([*rest, effect])
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _slice_of(
-  recipe: Recipe, name: str, layer: int | None, num_layers: int
+  module: Module, name: str, layer: int | None, num_layers: int
 ) -> tuple[Slice, float]:
   """The slice that makes a tensor, and the tensor's depth in it, 0 to 1."""
-  spans = [part.layers or (0, num_layers) for part in recipe.slices]
+  spans = []
+  for part in module.slices:
+    own = {s.layers or (0, num_layers) for s in part.sources}
+    if len(own) > 1:
+      raise ValueError(f'a slice merges unlike layers {sorted(own)}')
+    spans.append(own.pop())
   ends = [*[start for start, _ in spans][1:], num_layers]
   if spans[0][0] != 0 or [end for _, end in spans] != ends:
     raise ValueError(
@@ -100,38 +92,8 @@ def _slice_of(
       'and in order'
     )
   if layer is None:  # before the layers: first slice; after them: last
-    return recipe.slices[0 if 'embed' in name else -1], 0.0
-  for part, (start, end) in zip(recipe.slices, spans, strict=True):
+    return module.slices[0 if layers.is_before(name) else -1], 0.0
+  for part, (start, end) in zip(module.slices, spans, strict=True):
     if start <= layer < end:
-      last = end - start - 1
-      return part, (layer - start) / last if last else 1.0
+      return part, roles.depth_of(layer - start, end - start)
   raise ValueError(f'no slice holds layer {layer} of tensor {name!r}')
-
-
-def _first(parameter, levels, name: str, depth: float) -> Any:
-  for level in levels:
-    value = _evaluate(level.get(parameter.name), name, depth)
-    if value is not None:
-      return float(value)
-  return parameter.default
-
-
-def _evaluate(setting: Setting, name: str, depth: float) -> Any:
-  """Value of a setting for a tensor, None if it says nothing about it."""
-  if isinstance(setting, dict):
-    setting = [setting]
-  if not isinstance(setting, list | tuple):
-    return setting
-  if not setting:
-    return None
-  if isinstance(setting[0], dict):
-    for entry in setting:
-      part = entry.get('filter')
-      if part is None or part == '*' or part in name:
-        return _evaluate(entry['value'], name, depth)
-    return None
-  position = depth * (len(setting) - 1)
-  low = int(position)
-  high = min(len(setting) - 1, low + 1)
-  fraction = position - low
-  return (1 - fraction) * setting[low] + fraction * setting[high]

@@ -216,13 +216,16 @@ def _recipe(
     else:
       chosen = list(range(len(experts)))
     sources = tuple(
-      Source(experts[k], {name: setting(name, k) for name in per_expert})
+      Source(
+        experts[k],
+        {name: setting(name, k) for name in per_expert},
+        span if cells.filters else None,
+      )
       for k in chosen
     )
     parts.append(
       Slice(
         sources,
-        layers=span if cells.filters else None,
         base_model=experts[chosen[0]] if spherical else None,
         parameters={'t': setting('t', None)} if spherical else {},
       )

@@ -1,0 +1,124 @@
+"""What mergekit 0.1.5 takes, and what it cannot reproduce.
+
+Methods and parameters as its registry lists them.
+"""
+
+from automerge_jax.merging import registry
+from automerge_jax.recipes import settings
+from automerge_jax.recipes.document import (
+  Recipe,
+  Slice,
+  model_ref,
+  over_all_layers,
+)
+
+_TASK = ('weight', 'density', 'normalize', 'lambda', 'rescale', 'int8_mask')
+PARAMETERS: dict[str, tuple[str, ...]] = {
+  'arcee_fusion': (),
+  'breadcrumbs': (*_TASK, 'gamma'),
+  'breadcrumbs_ties': (*_TASK, 'gamma'),
+  'dare_linear': _TASK,
+  'dare_ties': _TASK,
+  'della': (*_TASK, 'epsilon'),
+  'della_linear': (*_TASK, 'epsilon'),
+  'karcher': ('max_iter', 'tol'),
+  'linear': ('weight', 'normalize'),
+  'model_stock': ('filter_wise',),
+  'multislerp': ('weight', 'normalize_weights', 'eps'),
+  'nearswap': ('t',),
+  'nuslerp': ('weight', 'nuslerp_row_wise', 'nuslerp_flatten'),
+  'passthrough': ('scale',),
+  'ram': ('epsilon',),
+  'ramplus_tl': ('r', 'alpha', 'epsilon'),
+  'sce': ('select_topk', 'int8_mask'),
+  'slerp': ('t',),
+  'task_arithmetic': _TASK,
+  'ties': _TASK,
+}
+# What mergekit takes or writes itself where it changes no tensor.
+_NO_EFFECT = {
+  'slerp': ('normalize', 'weight'),
+  'task_arithmetic': ('density', 'rescale'),
+}
+_NEEDS_BASE = (
+  'arcee_fusion model_stock nearswap sce ram ramplus_tl slerp task_arithmetic '
+  'ties dare_linear dare_ties breadcrumbs breadcrumbs_ties della della_linear'
+).split()
+_TAKES_BASE = (*_NEEDS_BASE, 'multislerp', 'nuslerp')
+_RANDOM = ('dare_linear', 'dare_ties', 'della', 'della_linear')
+
+
+def has_no_effect(method: str, parameter: str) -> bool:
+  """Whether mergekit's files may state it though it changes no tensor."""
+  return parameter == 'int8_mask' or parameter in _NO_EFFECT.get(method, ())
+
+
+def takers(parameter: str) -> list[str]:
+  """mergekit's methods that take a parameter."""
+  return sorted(m for m, names in PARAMETERS.items() if parameter in names)
+
+
+def wants_base_among_sources(method: str) -> bool:
+  """Whether mergekit refuses a slice whose sources lack the base."""
+  return method in _TAKES_BASE
+
+
+def portable(recipe: Recipe) -> list[str]:
+  """Why mergekit 0.1.5 cannot make our tensors from a recipe; empty if it can.
+
+  Of the recipe alone: the checkpoints may still hold what mergekit does not
+  know, such as an architecture.
+  """
+  name = recipe.merge_method
+  if name not in PARAMETERS:
+    return [f'it has no method {name!r}']
+  reasons = []
+  if registry.get(name, recipe.semantics).semantics != 'mergekit-0.1.5':
+    reasons.append(f'{name} here means the {recipe.semantics}, not its own')
+  stated = _stated(recipe)
+  for parameter in sorted(stated):
+    known = parameter in PARAMETERS[name] or has_no_effect(name, parameter)
+    if not known:
+      reasons.append(f'its {name} has no parameter {parameter!r}')
+  if name in _RANDOM and any(d < 1 for d in stated.get('density', ())):
+    reasons.append(f'the masks of {name} are random and drawn otherwise')
+  for module in recipe.stacks:
+    for part in module.slices:
+      if name in _NEEDS_BASE and not (part.base_model or recipe.base_model):
+        reasons.append(f'its {name} needs a `base_model`')
+      if _lacks_base(recipe, part) and not over_all_layers(module):
+        reasons.append('the base is none of the sources of a slice')
+  if recipe.dtype not in (None, 'float32'):
+    reasons.append(f'it computes in {recipe.dtype}, here it is float32')
+  if len(recipe.modules) > 1:
+    reasons.append('its modules are named after its list of architectures')
+  for model in recipe.models:
+    ref = model_ref(model)
+    if ref.path.endswith('.gguf'):
+      reasons.append(f'it does not read GGUF files: {ref.path}')
+  return list(dict.fromkeys(reasons))
+
+
+def _stated(recipe: Recipe) -> dict[str, list[float]]:
+  """Every number stated, by parameter."""
+  levels = [recipe.parameters]
+  for module in recipe.stacks:
+    levels.append(module.parameters)
+    for part in module.slices:
+      levels += [part.parameters, *(s.parameters for s in part.sources)]
+  found: dict[str, list[float]] = {}
+  for level in levels:
+    for parameter, setting in level.items():
+      found.setdefault(parameter, []).extend(settings.values(setting))
+  return found
+
+
+def _lacks_base(recipe: Recipe, part: Slice) -> bool:
+  """Whether the base is no source and has no obvious layers."""
+  base = part.base_model or recipe.base_model
+  return (
+    wants_base_among_sources(recipe.merge_method)
+    and base is not None
+    and all(s.model != base for s in part.sources)
+    and len({s.layers for s in part.sources}) > 1
+  )

@@ -1,0 +1,364 @@
+"""From YAML to a recipe, strictly: what is not understood is an error."""
+
+from collections.abc import Callable
+
+from automerge_jax import trees
+from automerge_jax.merging import registry
+from automerge_jax.recipes import nodes, peer, settings
+from automerge_jax.recipes.document import (
+  ModelToken,
+  Module,
+  Recipe,
+  Setting,
+  Slice,
+  Source,
+  TokenizerSpec,
+  TokenSpec,
+  ZeroToken,
+  model_ref,
+)
+from automerge_jax.recipes.nodes import Node
+from automerge_jax.types import MergeMethod
+
+DTYPES = ('float32', 'bfloat16', 'float16')
+_TOP = (
+  'merge_method',
+  'base_model',
+  'models',
+  'slices',
+  'modules',
+  'parameters',
+  'dtype',
+  'out_dtype',
+  'tokenizer_source',
+  'tokenizer',
+  'chat_template',
+  'semantics',
+  'inputs',
+  'seed',
+)
+_SEMANTICS = {
+  'mergekit-0.1.5': 'mergekit-0.1.5',
+  'mergekit': 'mergekit-0.1.5',
+  'paper': 'paper',
+}
+# What belongs to other tools' files, and what to do with it.
+_FOREIGN = {
+  'genome': 'it is a search space of mergekit-evolve, no recipe',
+  'experts': 'it builds a mixture of experts (mergekit-moe), which no merge is',
+  'gate_mode': 'it builds a mixture of experts (mergekit-moe), which no merge '
+  'is',
+}
+
+
+def from_yaml(text: str, where: str = 'recipe') -> Recipe:
+  """Reads a recipe; what has no effect stands in its `warnings`.
+
+  Raises:
+    ValueError: naming file, line and key or value that is wrong, what was
+      expected and the nearest valid name.
+  """
+  found = nodes.documents(text, where)
+  if len(found) != 1:
+    raise ValueError(
+      f'{where}: {len(found)} YAML documents; expected one recipe'
+      + ('. Write each merge into a file of its own' if found else '')
+    )
+  (top,) = found
+  if top.is_mapping():
+    keys = {str(key.value) for key, _ in top.node.value}
+    for key in sorted(keys & set(_FOREIGN)):
+      top.fail(f'not a recipe: {key!r} says that {_FOREIGN[key]}')
+  else:
+    top.fail('expected the keys of a recipe, such as `merge_method`')
+  return _Reader(top).recipe()
+
+
+class _Reader:
+  """One recipe being read: its method and its warnings."""
+
+  def __init__(self, top: Node):
+    self.top = top
+    self.fields = top.fields(_TOP)
+    self.warnings: list[str] = []
+    if 'merge_method' not in self.fields:
+      top.fail('`merge_method` is missing')
+    self.semantics = _SEMANTICS[
+      self.fields['semantics'].one_of(_SEMANTICS)
+      if 'semantics' in self.fields
+      else 'mergekit'
+    ]
+    self.method = self._method(self.fields['merge_method'])
+
+  def recipe(self) -> Recipe:
+    fields = self.fields
+    form = [k for k in ('models', 'slices', 'modules') if k in fields]
+    if len(form) != 1:
+      self.top.fail(
+        'give exactly one of `models`, `slices` and `modules`, got '
+        + (' and '.join(form) or 'none')
+      )
+    parts, modules = (), ()
+    if form == ['modules']:
+      modules = tuple(
+        self._module(name, node)
+        for name, node in fields['modules'].fields().items()
+      )
+      if not modules:
+        fields['modules'].fail('it is empty; name a module')
+    else:
+      parts = self._slices(fields)
+    recipe = Recipe(
+      merge_method=self.method.name,
+      slices=parts,
+      modules=modules,
+      base_model=_optional(fields, 'base_model', reference),
+      parameters=self._parameters(fields),
+      inputs=_optional(fields, 'inputs', _inputs) or {},
+      semantics=self.semantics,
+      dtype=_optional(fields, 'dtype', _dtype),
+      out_dtype=_optional(fields, 'out_dtype', _dtype),
+      tokenizer=_tokenizer(fields),
+      chat_template=_optional(fields, 'chat_template', Node.text),
+      seed=_optional(fields, 'seed', _seed) or 0,
+      warnings=tuple(self.warnings),
+    )
+    if self.method.stack == 'deltas':
+      for module in recipe.stacks:
+        if not all(p.base_model or recipe.base_model for p in module.slices):
+          self.fields['merge_method'].fail(
+            f'{self.method.name} needs a `base_model`'
+          )
+    return recipe
+
+  def _method(self, node: Node) -> MergeMethod:
+    try:
+      return registry.get(node.text(), self.semantics)
+    except ValueError as error:
+      node.fail(str(error))
+
+  def _module(self, name: str, node: Node) -> Module:
+    fields = node.fields(('models', 'slices', 'parameters'))
+    if ('models' in fields) == ('slices' in fields):
+      node.fail('give exactly one of `models` and `slices`')
+    return Module(name, self._slices(fields), self._parameters(fields))
+
+  def _slices(self, fields: dict[str, Node]) -> tuple[Slice, ...]:
+    if 'models' in fields:
+      sources = _filled(fields['models'])
+      return (
+        Slice(self._distinct([self._model(s) for s in sources], sources)),
+      )
+    parts = tuple(self._slice(part) for part in _filled(fields['slices']))
+    if self.semantics != 'paper' and len(parts[-1].sources) > len(
+      parts[0].sources
+    ):
+      self._warn(
+        fields['slices'],
+        'the last slice has more sources than the first; as in mergekit 0.1.5 '
+        'those too many have no part in what follows the layers (`semantics: '
+        'paper` lets them)',
+      )
+    return parts
+
+  def _model(self, node: Node) -> Source:
+    fields = node.fields(('model', 'parameters', 'layer_range'))
+    if 'layer_range' in fields:
+      self._warn(
+        fields['layer_range'],
+        'it has no effect under `models`; use `slices` to choose layers',
+      )
+    return self._source(node, fields, None)
+
+  def _slice(self, node: Node) -> Slice:
+    fields = node.fields(
+      ('sources', 'base_model', 'parameters', 'residual_weight')
+    )
+    if 'residual_weight' in fields:
+      self._warn(fields['residual_weight'], 'it has no effect')
+    if 'sources' not in fields:
+      node.fail('`sources` is missing')
+    listed = _filled(fields['sources'])
+    sources = []
+    for source in listed:
+      own = source.fields(('model', 'layer_range', 'parameters'))
+      if 'layer_range' not in own:
+        source.fail('`layer_range` is missing; expected [start, end]')
+      sources.append(self._source(source, own, _span(own['layer_range'])))
+    counts = {s.model: s.layers[1] - s.layers[0] for s in sources}
+    if len(set(counts.values())) > 1:
+      fields['sources'].fail(
+        f'sources have unequal numbers of layers: {counts}'
+      )
+    return Slice(
+      self._distinct(sources, listed),
+      _optional(fields, 'base_model', reference),
+      self._parameters(fields),
+    )
+
+  def _source(self, node: Node, fields: dict[str, Node], span) -> Source:
+    if 'model' not in fields:
+      node.fail('`model` is missing')
+    return Source(
+      reference(fields['model']), self._parameters(fields, of_model=True), span
+    )
+
+  def _distinct(self, sources: list[Source], where: list[Node]):
+    seen = set()
+    for source, node in zip(sources, where, strict=True):
+      if source.model in seen:
+        node.fail(f'the model {source.model!r} stands twice in one slice')
+      seen.add(source.model)
+    return tuple(sources)
+
+  def _parameters(
+    self, fields: dict[str, Node], of_model: bool = False
+  ) -> dict[str, Setting]:
+    if 'parameters' not in fields:
+      return {}
+    taken = {p.name: p.per_expert for p in self.method.parameters}
+    name = self.method.name
+    found = {}
+    for key, node in fields['parameters'].fields().items():
+      if key not in taken:
+        if not peer.has_no_effect(name, key):
+          node.fail(_unknown(key, name, taken))
+        self._warn(node, f'it has no effect with {name}')
+      elif of_model and not taken[key]:
+        node.fail(
+          f'{key!r} of {name} is one for all models; state it in the '
+          '`parameters` of the slice or of the recipe'
+        )
+      found[key] = settings.read(node, key)
+    return found
+
+  def _warn(self, node: Node, message: str) -> None:
+    line = node.node.start_mark.line + 1
+    self.warnings.append(f'{node.where}:{line}: {node.path}: {message}')
+
+
+def reference(node: Node) -> str:
+  """A model's name, from text or from {model: {path, revision}, lora: ...}."""
+  if not node.is_mapping():
+    text = node.text()
+    try:
+      return str(model_ref(text))
+    except ValueError as error:
+      node.fail(str(error))
+  fields = node.fields(('model', 'lora', 'override_architecture'))
+  if 'model' not in fields:
+    node.fail('`model` is missing')
+  if 'override_architecture' in fields:
+    fields['override_architecture'].fail(
+      'it is not supported and not needed: tensors are found by their names'
+    )
+  parts = [_path(fields[key]) for key in ('model', 'lora') if key in fields]
+  return '+'.join(parts)
+
+
+def _path(node: Node) -> str:
+  fields = {'path': node}
+  if node.is_mapping():
+    fields = node.fields(('path', 'revision'))
+  if 'path' not in fields:
+    node.fail('`path` is missing')
+  parts = [fields[k].text() for k in ('path', 'revision') if k in fields]
+  for part in parts:
+    if not part or set('@+') & set(part):
+      node.fail(
+        f'{part!r} cannot be named: `@` and `+` separate revision and adapter; '
+        'rename the folder or link to it'
+      )
+  return '@'.join(parts)
+
+
+def _optional(fields: dict[str, Node], key: str, read: Callable):
+  return read(fields[key]) if key in fields else None
+
+
+def _filled(node: Node) -> list[Node]:
+  found = node.items()
+  if not found:
+    node.fail('the list is empty')
+  return found
+
+
+def _span(node: Node) -> tuple[int, int]:
+  ends = [end.integer() for end in node.items()]
+  if len(ends) != 2 or not 0 <= ends[0] < ends[1]:
+    node.fail(f'{ends} is no range; expected [start, end], 0 <= start < end')
+  return ends[0], ends[1]
+
+
+def _dtype(node: Node) -> str:
+  name = node.text().removeprefix('torch.')
+  if name not in DTYPES:
+    node.fail(f'dtype {name!r} is not supported; valid: {list(DTYPES)}')
+  return name
+
+
+def _seed(node: Node) -> int:
+  if node.integer() < 0:
+    node.fail(f'{node.integer()} is negative; expected 0 or more')
+  return node.integer()
+
+
+def _inputs(node: Node) -> dict[str, str]:
+  return {model: pin.text() for model, pin in node.fields().items()}
+
+
+def _tokenizer(fields: dict[str, Node]) -> TokenizerSpec | None:
+  if 'tokenizer_source' in fields:
+    if 'tokenizer' in fields:
+      fields['tokenizer'].fail('give one of `tokenizer_source` and `tokenizer`')
+    return TokenizerSpec(reference(fields['tokenizer_source']))
+  if 'tokenizer' not in fields:
+    return None
+  node = fields['tokenizer']
+  own = node.fields(('source', 'tokens', 'pad_to_multiple_of'))
+  pad = _optional(own, 'pad_to_multiple_of', Node.integer)
+  if pad is not None and pad < 1:
+    own['pad_to_multiple_of'].fail(f'{pad} is not positive')
+  tokens = own['tokens'].fields() if 'tokens' in own else {}
+  return TokenizerSpec(
+    _optional(own, 'source', reference) or 'union',
+    {token: _token(spec) for token, spec in tokens.items()},
+    pad,
+  )
+
+
+def _token(node: Node) -> TokenSpec:
+  fields = node.fields(('source', 'force'))
+  force = False
+  if 'force' in fields:
+    force = fields['force'].scalar()
+    if not isinstance(force, bool):
+      fields['force'].fail(f'expected true or false, got {force!r}')
+  return TokenSpec(_optional(fields, 'source', _token_source), force)
+
+
+def _token_source(node: Node) -> str | ModelToken | ZeroToken:
+  if not node.is_mapping() or 'kind' not in node.fields():
+    return reference(node)
+  kind = node.fields()['kind'].one_of(('model_token', 'zero'))
+  if kind == 'zero':
+    node.fields(('kind',))
+    return ZeroToken()
+  fields = node.fields(('kind', 'model', 'token', 'token_id'))
+  if 'model' not in fields or ('token' in fields) == ('token_id' in fields):
+    node.fail('expected `model` and one of `token` and `token_id`')
+  return ModelToken(
+    reference(fields['model']),
+    _optional(fields, 'token', Node.text),
+    _optional(fields, 'token_id', Node.integer),
+  )
+
+
+def _unknown(key: str, method: str, taken) -> str:
+  others = peer.takers(key)
+  if others:
+    return (
+      f'{method} takes no parameter {key!r} ({", ".join(others)} '
+      f'{"do" if len(others) > 1 else "does"}); it takes {sorted(taken)}'
+    )
+  return f'unknown key {key!r}' + trees.nearest(key, taken)
