@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from automerge_jax.merging import registry, streaming
+from automerge_jax.merging import registry
+from automerge_jax.merging.layers import layer_of
 from automerge_jax.merging.resolve import resolve
 from automerge_jax.models import base as models
 from automerge_jax.recipe import Recipe
@@ -112,7 +113,7 @@ def coefficients(
   for path in models.by_leaf(family.keys).values():
     for key in path:
       resolved = resolve(
-        recipe, key.stored, streaming.layer_of(key.stored), family.num_layers
+        recipe, key.stored, layer_of(key.stored), family.num_layers
       )
       share = _shares(method.name, resolved)
       component = next(

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from automerge_jax.io import safetensors, tokenizers
-from automerge_jax.merging import registry, resolve, streaming
+from automerge_jax.merging import registry, resolve
+from automerge_jax.merging.layers import layer_of
 from automerge_jax.models import base as models
 from automerge_jax.models import registry as families
 from automerge_jax.recipe import Recipe
@@ -57,7 +58,7 @@ class Job:
 
   def recipe_hash(self, recipe: Recipe) -> str:
     """Effective hash of a recipe."""
-    layers = {k.stored: streaming.layer_of(k.stored) for k in self.family.keys}
+    layers = {k.stored: layer_of(k.stored) for k in self.family.keys}
     return resolve.effective_hash(recipe, layers, self.family.num_layers)
 
 

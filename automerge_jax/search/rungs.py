@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from automerge_jax.merging import resolve
-from automerge_jax.merging.streaming import layer_of
+from automerge_jax.merging.layers import layer_of
 from automerge_jax.search import evaluate, fidelity
 from automerge_jax.search.ledger import Candidate, Ledger, Scores
 from automerge_jax.search.plan import Scored, Study

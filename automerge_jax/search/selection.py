@@ -15,6 +15,7 @@ import numpy as np
 
 from automerge_jax.io import safetensors
 from automerge_jax.merging import resolve, streaming
+from automerge_jax.merging.layers import layer_of
 from automerge_jax.models import base as models
 from automerge_jax.recipe import Recipe
 from automerge_jax.search import evaluate, fidelity
@@ -67,7 +68,7 @@ def judge(
   """
   run = evaluate.scorer(family)
   data = evaluate.buckets(items)
-  layers = {k.stored: streaming.layer_of(k.stored) for k in family.keys}
+  layers = {k.stored: layer_of(k.stored) for k in family.keys}
   ledger.record_items(setting, items)
 
   def score_tensors(key, load) -> Scores:

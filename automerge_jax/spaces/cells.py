@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from automerge_jax.merging.streaming import layer_of
+from automerge_jax.merging.layers import layer_of
 from automerge_jax.models import base as models
 from automerge_jax.types import Family
 
