@@ -6,29 +6,35 @@ import numpy as np
 WIDTH, HEADS, KV_HEADS, LAYERS, VOCABULARY, INNER = 64, 4, 2, 2, 99, 96
 
 
+def head_size(architecture):
+  """128 of Qwen3, which transformers reads as nothing else."""
+  return 128 if architecture == 'qwen3' else WIDTH // HEADS
+
+
 def _shapes(architecture, tied):
-  rows = WIDTH // HEADS * KV_HEADS
+  queries = head_size(architecture) * HEADS
+  rows = head_size(architecture) * KV_HEADS
   shapes = {'token_embd.weight': (VOCABULARY, WIDTH)}
   shapes['output_norm.weight'] = (WIDTH,)
   if not tied:
     shapes['output.weight'] = (VOCABULARY, WIDTH)
   block = {
     'attn_norm.weight': (WIDTH,),
-    'attn_q.weight': (WIDTH, WIDTH),
+    'attn_q.weight': (queries, WIDTH),
     'attn_k.weight': (rows, WIDTH),
     'attn_v.weight': (rows, WIDTH),
-    'attn_output.weight': (WIDTH, WIDTH),
+    'attn_output.weight': (WIDTH, queries),
     'ffn_norm.weight': (WIDTH,),
     'ffn_gate.weight': (INNER, WIDTH),
     'ffn_up.weight': (INNER, WIDTH),
     'ffn_down.weight': (WIDTH, INNER),
   }
   if architecture == 'qwen2':
-    block |= {'attn_q.bias': (WIDTH,), 'attn_k.bias': (rows,)}
+    block |= {'attn_q.bias': (queries,), 'attn_k.bias': (rows,)}
     block |= {'attn_v.bias': (rows,)}
   if architecture == 'qwen3':
     for part in ('attn_q_norm', 'attn_k_norm'):
-      block[f'{part}.weight'] = (WIDTH // HEADS,)
+      block[f'{part}.weight'] = (head_size(architecture),)
   for i in range(LAYERS):
     shapes |= {f'blk.{i}.{name}': shape for name, shape in block.items()}
   return shapes
@@ -54,8 +60,8 @@ def write(
   writer.add_feed_forward_length(INNER)
   writer.add_head_count(HEADS)
   writer.add_head_count_kv(KV_HEADS)
-  writer.add_key_length(WIDTH // HEADS)
-  writer.add_value_length(WIDTH // HEADS)
+  writer.add_key_length(head_size(architecture))
+  writer.add_value_length(head_size(architecture))
   writer.add_rope_freq_base(5000.0)
   writer.add_layer_norm_rms_eps(1e-6)
   writer.add_vocab_size(VOCABULARY)

@@ -83,7 +83,7 @@ def convert(
   template = metadata('tokenizer.chat_template', None)
   if template is not None:
     config['chat_template'] = template
-  steps = [processors.ByteLevel(trim_offsets=False)]
+  steps: list[Any] = [processors.ByteLevel(trim_offsets=False)]
   if metadata('tokenizer.ggml.add_bos_token', False):
     begin = config['bos_token']
     steps.append(

@@ -18,8 +18,8 @@ TEXTS = [
 ]
 
 
-def _compare(ask_peer, path, out, texts=()):
-  gguf.to_hugging_face(path, out / 'ours')
+def _compare(ask_peer, path, out, shard, texts=()):
+  gguf.to_hugging_face(path, out / 'ours', shard)
   peer = ask_peer(
     'oracle/gguf_peer.py', path, json.dumps(list(texts)), out / 'ours'
   )
@@ -40,7 +40,7 @@ def _compare(ask_peer, path, out, texts=()):
 
 def test_smollm2(ask_peer, tmp_path):
   path = assets.fetch('smollm2') / 'model.gguf'
-  _compare(ask_peer, path, tmp_path, TEXTS)
+  _compare(ask_peer, path, tmp_path, '200MB', TEXTS)
 
 
 @pytest.mark.parametrize('architecture', ['llama', 'qwen2', 'qwen3'])
@@ -48,4 +48,4 @@ def test_smollm2(ask_peer, tmp_path):
 def test_architectures(ask_peer, tmp_path, architecture, kind):
   path = tmp_path / 'x.gguf'
   tiny_gguf.write(path, architecture, tied=kind == 'F16', kind=kind)
-  _compare(ask_peer, path, tmp_path)
+  _compare(ask_peer, path, tmp_path, '60KB')
