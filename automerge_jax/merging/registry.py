@@ -2,13 +2,28 @@
 
 from automerge_jax import trees
 from automerge_jax.merging import (
+  arcee_fusion,
   breadcrumbs,
+  consensus,
   dare,
   della,
+  iso,
+  karcher,
   linear,
+  magmax,
+  model_stock,
+  multislerp,
+  nearswap,
+  nuslerp,
+  passthrough,
+  ram,
+  sce,
   slerp,
+  star,
   task_arithmetic,
   ties,
+  tsv,
+  wudi,
 )
 from automerge_jax.types import MergeMethod
 
@@ -16,13 +31,28 @@ SEMANTICS = ('mergekit-0.1.5', 'paper')
 
 
 _MODULES = (
+  arcee_fusion,
   breadcrumbs,
+  consensus,
   dare,
   della,
+  iso,
+  karcher,
   linear,
+  magmax,
+  model_stock,
+  multislerp,
+  nearswap,
+  nuslerp,
+  passthrough,
+  ram,
+  sce,
   slerp,
+  star,
   task_arithmetic,
   ties,
+  tsv,
+  wudi,
 )
 
 METHODS: dict[str, dict[str, MergeMethod]] = {}

@@ -13,6 +13,7 @@ import numpy as np
 
 from automerge_jax import trees
 from automerge_jax.merging import facts as facts_lib
+from automerge_jax.merging import measured
 from automerge_jax.models import base as models
 from automerge_jax.types import (
   Array,
@@ -67,9 +68,7 @@ def build(
       tensor_stack(method, base[name], [e[name] for e in experts]),
       fixed,
       seed,
-      {
-        s: np.stack([e[s][name] for e in statistics]) for s in method.statistics
-      },
+      measured.of_tensor(method, statistics, name),
       whole,
     )
     stacked[name] = stored.stack

@@ -1,0 +1,61 @@
+"""Isotropic merging, Iso-C and Iso-CTS: https://arxiv.org/abs/2502.04959.
+
+Every direction of the merged delta gets the same singular value, the mean. Of
+deltas without full rank, as of LoRA adapters, only the directions count that
+are there; the mean is over all singular values, as published.
+"""
+
+import numpy as np
+
+from automerge_jax.merging import spectral
+from automerge_jax.types import Parameter, Stored
+
+
+def common(stored: Stored) -> np.ndarray:
+  """Iso-C: the mean singular value times U Vᵀ of Σ τ, [m, n]."""
+  left, values, right = spectral.svd(stored.stack.sum(0))
+  there = values > spectral.RTOL * values[0]
+  return (left * there) @ right * values.mean()
+
+
+def ranks(size: int, experts: int, fraction: float) -> tuple[int, int]:
+  """Common directions, and those of each expert, that fill `size` together."""
+  each = round((size - int(size * fraction)) / experts)
+  each = min(each, size // experts)
+  return size - each * experts, each
+
+
+def common_and_specific(stored: Stored) -> np.ndarray:
+  """Iso-CTS: common directions of Σ τ, the others each expert's own, [m, n].
+
+  An expert's own are the first singular triplets of what the common left
+  singular vectors do not span.
+  """
+  stack = stored.stack
+  fraction = stored.settings['common']
+  if not 0 <= fraction <= 1:
+    raise ValueError(f'common is {fraction}; expected a fraction, 0 to 1')
+  shared, each = ranks(min(stack.shape[1:]), len(stack), fraction)
+  if each == 0:
+    return common(stored)
+  left, values, right = spectral.svd(stack.sum(0))
+  span = left[:, :shared]
+  parts = [(span, values[:shared], right[:shared])]
+  for delta in stack:
+    u, s, v = spectral.svd(delta - span @ (span.T @ delta))
+    parts.append((u[:, :each], s[:each], v[:each]))
+  us, ss, vs = zip(*parts, strict=True)
+  isotropic = spectral.polar(np.concatenate(us, 1)) @ spectral.polar(
+    np.concatenate(vs, 0)
+  )
+  return isotropic * np.concatenate(ss).mean()
+
+
+METHODS = (
+  spectral.method('iso_c', spectral.of_matrix(common)),
+  spectral.method(
+    'iso_cts',
+    spectral.of_matrix(common_and_specific),
+    (Parameter('common', 0.8, False, setting=True),),
+  ),
+)
