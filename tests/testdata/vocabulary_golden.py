@@ -1,8 +1,9 @@
 """Vocabularies aligned by mergekit 0.1.5; runs in .venv-peers.
 
 python vocabulary_golden.py writes vocabulary_mergekit_0.1.5.npz beside it:
-the tokenizers and embeddings of small models, and for each case mergekit's
-vocabulary and embeddings; what its chat templates make of conversations.
+the tokenizers and embeddings of small models; for each case what is merged with
+WEIGHTS, and mergekit's vocabulary and embeddings; what its chat templates make
+of conversations.
 """
 
 import json
@@ -247,7 +248,7 @@ def render(template: str, conversation: list, prompt: bool) -> str:
 
 def record(seed: int) -> dict[str, np.ndarray]:
   """Models, and what mergekit makes of them in each case."""
-  out: dict[str, np.ndarray] = {}
+  out = {'weights': np.array(WEIGHTS, np.float32)}
   built = build(seed)
   with (
     tempfile.TemporaryDirectory() as name,
@@ -271,6 +272,8 @@ def record(seed: int) -> dict[str, np.ndarray]:
         vocab = {token: i for i, (token, _) in enumerate(vocab)}
       vocab |= {t['content']: t['id'] for t in content['added_tokens']}
       config = json.loads((folder / 'out' / case / 'config.json').read_text())
+      stated = {'base': base, 'models': names.split(), 'tokenizer': tokenizer}
+      out[f'case/{case}/recipe'] = np.array(json.dumps(stated))
       out[f'case/{case}/vocabulary'] = np.array(json.dumps(vocab))
       out[f'case/{case}/vocab_size'] = np.array(config['vocab_size'])
       out |= {f'case/{case}/{k}': merged[k].numpy() for k in (EMBED, HEAD)}
