@@ -7,7 +7,7 @@ import pytest
 
 from automerge_jax import recipe, trees
 from automerge_jax.io import safetensors
-from automerge_jax.merging import registry, resident, resolve, streaming
+from automerge_jax.merging import chunks, registry, resident, streaming
 from automerge_jax.models import base as models
 from automerge_jax.models import bert
 
@@ -83,8 +83,11 @@ def _plan(method, family, params, seed):
     plan[path] = {}
     for p in method.parameters:
       shape = (count, *layers) if p.per_expert else layers
-      low, high = (p.low, p.high) if p.high else (p.default, p.default)
-      drawn = np.round(draw.uniform(low, high, shape), 3)
+      drawn = (
+        np.round(draw.uniform(p.low, p.high, shape), 3)
+        if p.high
+        else np.full(shape, p.default)
+      )
       plan[path][p.name] = jnp.asarray(drawn, jnp.float32)
   return plan
 
@@ -93,17 +96,21 @@ def _by_tensor(method, family, plan, base, experts):
   """The same merge, one stored tensor at a time."""
   merged = {}
   for key in family.keys:
-    values = {}
+    values, count = {}, method.sources[1] or K
     for p in method.parameters:
+      if not p.high:
+        values[p.name] = (p.default,) * count if p.per_expert else p.default
+        continue
       value = np.asarray(plan[key.path][p.name], np.float64).round(3)
       values[p.name] = (
         value if key.layer is None else value[..., key.layer]
       ).tolist()
+      if p.setting:  # facts take it as it is stated
+        values[p.name] = (p.default,) * K if p.per_expert else p.default
     count = method.sources[1] or K
-    names = tuple(f'expert{k}' for k in range(count))
-    merged[key.stored] = streaming.merge_tensor(
+    merged[key.stored] = chunks.merge_tensor(
       method,
-      resolve.Resolved(names, 'base', values),
+      values,
       base[key.stored],
       [expert[key.stored] for expert in experts[:count]],
       key.stored,

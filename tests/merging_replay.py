@@ -5,8 +5,7 @@ import json
 import jax
 import numpy as np
 
-from automerge_jax.merging import facts, registry, resident, streaming
-from automerge_jax.merging.resolve import Resolved
+from automerge_jax.merging import chunks, facts, registry, resident
 from automerge_jax.types import Stored
 
 
@@ -44,9 +43,8 @@ def by_tensor(case, base, experts, seed=0, name=''):
   """Our merge as an export does it."""
   method = registry.get(case['method'], semantics(case))
   experts = list(experts[: method.sources[1]])
-  names = tuple(f'expert{k}' for k in range(len(experts)))
-  resolved = Resolved(names, 'base', _stated(case, len(experts)))
-  return streaming.merge_tensor(method, resolved, base, experts, name, seed)
+  stated = _stated(case, len(experts))
+  return chunks.merge_tensor(method, stated, base, experts, name, seed)
 
 
 def resident_rule(case, base, experts, jit=True, seed=0, name=''):

@@ -41,8 +41,12 @@ def merge(
 
 
 def normalised(mixed: Array, divisor: Array, normalize: Array) -> Array:
-  """`mixed / divisor` where `normalize` is not 0, else `mixed`."""
-  return mixed / jnp.where(normalize > 0, divisor, 1.0)
+  """`mixed / divisor` where `normalize` is not 0, else `mixed`.
+
+  Multiplies by the reciprocal: XLA does so by itself for a divisor of one
+  element, but not for a tensor of one element too.
+  """
+  return mixed * jnp.where(normalize > 0, 1.0 / divisor, 1.0)
 
 
 METHODS = (

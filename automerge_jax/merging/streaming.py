@@ -1,115 +1,131 @@
-"""Merging by tensor, from a recipe: reads, merges and hands on one at a time.
+"""Merging checkpoints by tensor: reads, merges and hands on.
 
 The same leaf functions and facts as on the device, so the tensors are the same
 bit for bit; memory stays at a few times the largest tensor.
 """
 
+import concurrent.futures
 import functools
+import os
 import pathlib
-import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from automerge_jax.io import safetensors
-from automerge_jax.merging import facts as facts_lib
-from automerge_jax.merging import registry, resident
-from automerge_jax.merging.resolve import Resolved, resolve
+from automerge_jax.io.checkpoints import open_checkpoint
+from automerge_jax.io.tensors import Checkpoint, check_finite
+from automerge_jax.merging import chunks
+from automerge_jax.merging import plan as plans
+from automerge_jax.merging.budget import Budget
+from automerge_jax.merging.plan import Plan, Step
 from automerge_jax.recipe import Recipe
-from automerge_jax.types import MergeMethod, Stored
 
-_LAYER = re.compile(r'(?:^|\.)(?:layers?|blocks?|h)\.(\d+)\.')
+# Takes (name, consecutive elements, position of the first one).
+Write = Callable[[str, np.ndarray, int], None]
+
+_ALONGSIDE = 256 << 20  # bytes for small tensors beside the largest
 
 
-def layer_of(name: str) -> int | None:
-  """Layer of a stored tensor by its name, None outside the layers."""
-  match = _LAYER.search(name)
-  return int(match.group(1)) if match else None
+def run(
+  plan: Plan,
+  checkpoints: Mapping[str, Checkpoint],
+  write: Write,
+  workers: int | None = None,
+  done: Callable[[Step], None] = lambda step: None,
+) -> None:
+  """Merges every tensor of a plan.
+
+  Args:
+    plan: what to do.
+    checkpoints: the plan's models, opened.
+    write: takes the merged tensors in parts, from several threads.
+    workers: tensors that are merged at once, at most; default one a processor.
+    done: is told of every tensor that is complete.
+
+  Raises:
+    ValueError: for a tensor that is not finite, before or after merging.
+  """
+  cost = functools.partial(plans.working_set, plan.method)
+  budget = Budget(max(map(cost, plan.steps), default=0) + _ALONGSIDE)
+  # The largest first: the small ones then fill the gaps.
+  steps = sorted(plan.steps, key=lambda step: -step.info.size)
+  stop = threading.Event()
+
+  def work(step: Step) -> None:
+    with budget.spend(cost(step)):
+      if not stop.is_set():
+        _step(plan, step, checkpoints, write)
+        done(step)
+
+  workers = workers or os.cpu_count() or 1
+  with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    try:
+      for finished in [pool.submit(work, step) for step in steps]:
+        finished.result()
+    except BaseException:
+      stop.set()
+      raise
 
 
 def merge(
-  recipe: Recipe, folders: Mapping[str, pathlib.Path]
+  recipe: Recipe, folders: Mapping[str, str | pathlib.Path]
 ) -> Iterator[tuple[str, np.ndarray]]:
-  """Merged tensors by stored name, in the order of the leading model's files.
+  """Merged tensors by stored name, in memory.
 
   Tensors that are not floating point are copied from the base (without one,
-  from the first model).
+  from the last model).
 
   Args:
     recipe: what to do.
-    folders: Hugging Face folder of each model that the recipe names.
+    folders: checkpoint of each model that the recipe names.
 
   Raises:
     ValueError: if the models do not hold the same tensors.
   """
-  method = registry.get(recipe.merge_method)
-  lead, *others = recipe.models
-  names = list(safetensors.files(folders[lead]))
-  for model in others:
-    unlike = set(names) ^ set(safetensors.files(folders[model]))
-    if unlike:
-      raise ValueError(
-        f'{model} and {lead} differ in tensors: {sorted(unlike)[:10]}'
-      )
-  layers = {name: layer_of(name) for name in names}
-  num_layers = 1 + max((n for n in layers.values() if n is not None), default=0)
-  with safetensors.Reader(folders) as reader:
-    for name in names:
-      kept = reader.get(lead, name)
-      if not jnp.issubdtype(kept.dtype, jnp.floating):  # knows bfloat16
-        yield name, kept
-        continue
-      resolved = resolve(recipe, name, layers[name], num_layers)
-      experts = [reader.get(model, name) for model in resolved.experts]
-      base = kept
-      if resolved.base_model is not None:
-        base = reader.get(resolved.base_model, name)
-      yield name, merge_tensor(method, resolved, base, experts, name)
+  checkpoints = {m: open_checkpoint(path) for m, path in folders.items()}
+  plan = plans.make(recipe, checkpoints)
+  for step in plan.steps:
+    merged = np.empty(step.info.size, step.info.dtype)
+
+    def write(name, part, start, merged=merged):
+      del name
+      merged[start : start + part.size] = part.reshape(-1)
+
+    _step(plan, step, checkpoints, write)
+    yield step.output.name, merged.reshape(step.info.shape)
 
 
-def merge_tensor(
-  method: MergeMethod,
-  resolved: Resolved,
-  base: np.ndarray,
-  experts: list[np.ndarray],
-  name: str = '',
-  seed: int = 0,
-) -> np.ndarray:
-  """One stored tensor, merged in float32.
+def _step(
+  plan: Plan,
+  step: Step,
+  checkpoints: Mapping[str, Checkpoint],
+  write: Write,
+) -> None:
+  """Merges one tensor."""
+  output = step.output
+  places = plans.places_of(plan.method, output)
+  if step.copied:
+    model, name = places[-1]
+    write(output.name, checkpoints[model].get(name), 0)
+    return
+  arrays = [checkpoints[model].get(name) for model, name in places]
+  base = arrays.pop() if len(places) > len(output.sources) else None
 
-  Raises:
-    ValueError: if shapes differ or the number of experts does not fit.
-  """
-  shapes = {e.shape for e in experts} | {base.shape}
-  if len(shapes) != 1:
-    raise ValueError(f'cannot merge tensors of shapes {sorted(shapes)}')
-  least, most = method.sources
-  if len(experts) < least or (most is not None and len(experts) > most):
-    raise ValueError(
-      f'{method.name} takes {least} to {most or "any number of"} models, '
-      f'got {len(experts)}: {list(resolved.experts)}'
-    )
-  stack = resident.tensor_stack(method, base, experts)
-  stored = Stored(
-    name,
-    np.asarray(base, np.float32),
-    stack,
-    facts_lib.settings(method, resolved.parameters, len(experts))
-    | {k: v for k, v in resolved.parameters.items() if k == 'density'},
-    seed,
+  def checked(start: int, stop: int) -> None:
+    inputs = [*arrays, *([base] if base is not None else [])]
+    for (model, name), array in zip(places, inputs, strict=True):
+      check_finite(array.reshape(-1)[start:stop], model, name)
+
+  parts = chunks.merge(
+    plan.method,
+    output.parameters,
+    base,
+    arrays,
+    output.sources[0][1],
+    plan.seed,
+    checked,
   )
-  coefficients = {
-    name: np.asarray(value, np.float32)
-    for name, value in resolved.parameters.items()
-  }
-  merged = _compiled(method)(
-    coefficients, facts_lib.compute(method, stored), stored.base, stack
-  )
-  return np.asarray(merged)
-
-
-@functools.cache
-def _compiled(method: MergeMethod):
-  return jax.jit(method.merge)
+  for start, part in parts:
+    chunks.check(part, plan.method, output.name, output.parameters)
+    write(output.name, part.astype(step.info.dtype, copy=False), start)

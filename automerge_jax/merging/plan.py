@@ -1,0 +1,155 @@
+"""What a merge will do, found before it does it: no weights are read.
+
+A plan is the recipe resolved against its checkpoints: every output tensor with
+its inputs, numbers, type and shape, and what that costs.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+
+from automerge_jax import trees
+from automerge_jax.io.tensors import Checkpoint, TensorInfo, is_floating
+from automerge_jax.merging import registry
+from automerge_jax.merging.chunks import CHUNK
+from automerge_jax.merging.resolve import Output, outputs
+from automerge_jax.recipe import Recipe
+from automerge_jax.types import MergeMethod
+
+_SELECTED = 4  # bytes an entry for the magnitudes that a selection moves about
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """One tensor of the merged checkpoint.
+
+  Attributes:
+    output: its name, inputs and numbers.
+    info: its shape and type.
+    inputs: shapes and types of the experts' tensors and of the base's, if any.
+    copied: not floating point, so taken from the base (or the last model).
+  """
+
+  output: Output
+  info: TensorInfo
+  inputs: tuple[TensorInfo, ...]
+  copied: bool
+
+  @property
+  def bytes_read(self) -> int:
+    """Bytes of input tensors."""
+    return sum(
+      info.nbytes for info in self.inputs[: 1 if self.copied else None]
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A merge, resolved.
+
+  Attributes:
+    method: the merge method.
+    seed: of random masks.
+    steps: one an output tensor, in the order of the merged checkpoint.
+  """
+
+  method: MergeMethod
+  seed: int
+  steps: tuple[Step, ...]
+
+  @property
+  def bytes_read(self) -> int:
+    """Bytes of all inputs; a tensor that is used twice counts twice."""
+    return sum(step.bytes_read for step in self.steps)
+
+  @property
+  def bytes_written(self) -> int:
+    """Bytes of the merged weights."""
+    return sum(step.info.nbytes for step in self.steps)
+
+
+def make(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Plan:
+  """Resolves a recipe against opened checkpoints.
+
+  Args:
+    recipe: what to merge.
+    checkpoints: of each model that the recipe names.
+
+  Raises:
+    ValueError: if tensors, shapes or the number of experts do not fit, or a
+      required number is stated nowhere.
+  """
+  method = registry.get(recipe.merge_method, recipe.semantics)
+  names = {model: c.names() for model, c in checkpoints.items()}
+  steps = [
+    _step(recipe, method, output, checkpoints)
+    for output in outputs(recipe, names)
+  ]
+  _check_shapes(method, steps)
+  return Plan(method, recipe.seed, tuple(steps))
+
+
+def working_set(method: MergeMethod, step: Step) -> int:
+  """Bytes of memory that merging one tensor takes, roughly."""
+  size, count = step.info.size, len(step.output.sources)
+  if step.copied:
+    return 0
+  chunks = 4 * (2 * count + 4) * min(size, CHUNK)
+  if not any(fact.elementwise for fact in method.facts):
+    whole = 4 * count if method.facts else 0
+    return chunks + whole * size
+  each = 4 * count  # the stack, and what its facts hold
+  for fact in method.facts:
+    if fact.elementwise:
+      masks = fact.name == 'level'
+      each += (1 if masks else 4) * count**fact.lead
+  return chunks + (each + _SELECTED) * size
+
+
+def _step(
+  recipe: Recipe,
+  method: MergeMethod,
+  output: Output,
+  checkpoints: Mapping[str, Checkpoint],
+) -> Step:
+  places = places_of(method, output)
+  inputs = tuple(checkpoints[model].info(name) for model, name in places)
+  copied = not all(is_floating(info.dtype) for info in inputs)
+  first = inputs[-1]  # the base, or for methods without one any model
+  stated = recipe.out_dtype or recipe.dtype
+  if copied:
+    dtype = first.dtype
+  elif stated is None:
+    dtype = np.dtype(jnp.promote_types(*[i.dtype for i in inputs][:2]))
+    for info in inputs[2:]:
+      dtype = np.dtype(jnp.promote_types(dtype, info.dtype))
+  else:
+    dtype = np.dtype(jnp.dtype(stated))
+  return Step(output, TensorInfo(first.shape, dtype), inputs, copied)
+
+
+def places_of(method: MergeMethod, output: Output) -> list[tuple[str, str]]:
+  """(model, stored name) of each input, the base last where it is one."""
+  places = list(output.sources)
+  if output.base is not None and method.stack != 'weights':
+    places.append(output.base)
+  return places
+
+
+def _check_shapes(method: MergeMethod, steps: list[Step]) -> None:
+  lines = []
+  for step in steps:
+    if len({info.shape for info in step.inputs}) > 1:
+      described = ', '.join(
+        f'{model} {list(info.shape)}'
+        for (model, _), info in zip(
+          places_of(method, step.output), step.inputs, strict=True
+        )
+      )
+      lines.append(f'{step.output.name}: {described}')
+  if lines:
+    raise ValueError(
+      f'{len(lines)} tensors have different shapes:{trees.listing(lines)}'
+    )

@@ -1,0 +1,117 @@
+"""A recipe's models, opened and with one vocabulary."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from automerge_jax.io import tokenizers
+from automerge_jax.io.checkpoints import open_checkpoint, split_adapter
+from automerge_jax.io.tensors import Checkpoint, TensorInfo
+from automerge_jax.merging import alignment as alignments
+from automerge_jax.merging import embeddings, vocabulary
+from automerge_jax.merging.alignment import Alignment
+from automerge_jax.recipe import Recipe
+
+CONFIG = 'config.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+  """The models of a recipe.
+
+  Attributes:
+    checkpoints: of each model; vocabulary tensors have the merged rows.
+    configs: `config.json` of each model that has one.
+    folders: where each model's config and tokenizer are.
+    alignment: of the vocabularies, if the recipe asks for it.
+  """
+
+  checkpoints: Mapping[str, Checkpoint]
+  configs: Mapping[str, Mapping[str, Any]]
+  folders: Mapping[str, pathlib.Path]
+  alignment: Alignment | None
+
+
+@contextlib.contextmanager
+def opened(
+  recipe: Recipe, paths: Mapping[str, str | pathlib.Path]
+) -> Iterator[Opened]:
+  """Opens every model of a recipe, for the time of a `with`.
+
+  Args:
+    recipe: what will be merged.
+    paths: checkpoint of each model that the recipe names.
+
+  Raises:
+    ValueError: if vocabularies differ and the recipe does not say how to align
+      them, or a checkpoint is damaged.
+    FileNotFoundError: if there is no checkpoint.
+  """
+  with contextlib.ExitStack() as stack:
+    checkpoints = {
+      model: stack.enter_context(open_checkpoint(paths[model]))
+      for model in recipe.models
+    }
+    folders = {m: _folder(paths[m]) for m in recipe.models}
+    configs = {
+      model: json.loads((folder / CONFIG).read_text())
+      for model, folder in folders.items()
+      if (folder / CONFIG).is_file()
+    }
+    texts = {m: tokenizers.read(folder) for m, folder in folders.items()}
+    shapes = {
+      model: {name: c.info(name).shape for name in c.names()}
+      for model, c in checkpoints.items()
+    }
+    rows = {m: vocabulary.tensors(shapes[m]) for m in checkpoints}
+    sizes = {m: next(iter(own.values())) for m, own in rows.items() if own}
+    if recipe.tokenizer is None:
+      vocabulary.check(texts, sizes)
+      yield Opened(checkpoints, configs, folders, None)
+      return
+    alignment = alignments.align(
+      recipe.tokenizer, texts, recipe.base_model, sizes
+    )
+    aligned = {
+      model: _aligned(model, checkpoints, rows, sizes, alignment)
+      for model in checkpoints
+    }
+    yield Opened(aligned, configs, folders, alignment)
+
+
+def _folder(path: str | pathlib.Path) -> pathlib.Path:
+  """The folder beside whose weights config and tokenizer lie."""
+  base, _ = split_adapter(path)
+  return base if base.is_dir() else base.parent
+
+
+def _aligned(
+  model: str,
+  checkpoints: Mapping[str, Checkpoint],
+  rows: Mapping[str, Mapping[str, int]],
+  sizes: Mapping[str, int],
+  alignment: Alignment,
+) -> Checkpoint:
+  """A checkpoint whose vocabulary tensors have the merged vocabulary's rows."""
+  own = checkpoints[model]
+  if model not in sizes or alignment.keeps(model, sizes[model]):
+    return own
+  infos = {name: own.info(name) for name in own.names()}
+  for name in rows[model]:
+    shape = (alignment.size, *infos[name].shape[1:])
+    infos[name] = TensorInfo(shape, infos[name].dtype)
+
+  def read(name: str):
+    if name not in rows[model]:
+      return own.get(name)
+    tensors = {
+      other: checkpoints[other].get(name)
+      for other in rows
+      if name in rows[other]
+    }
+    return embeddings.take(alignment, model, tensors).astype(infos[name].dtype)
+
+  return Checkpoint(own.path, infos, read)
