@@ -83,6 +83,9 @@ def portable(recipe: Recipe) -> list[str]:
   if name in _RANDOM and any(d < 1 for d in stated.get('density', ())):
     reasons.append(f'the masks of {name} are random and drawn otherwise')
   for module in recipe.stacks:
+    first, last = (len(module.slices[i].sources) for i in (0, -1))
+    if last > first and name in _TAKES_BASE:
+      reasons.append('it loses sources of a last slice that has more of them')
     for part in module.slices:
       if name in _NEEDS_BASE and not (part.base_model or recipe.base_model):
         reasons.append(f'its {name} needs a `base_model`')
