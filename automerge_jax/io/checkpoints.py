@@ -13,7 +13,7 @@ Nothing is ever unpickled.
 import os
 import pathlib
 
-from automerge_jax.io import safetensors
+from automerge_jax.io import mapped, safetensors
 from automerge_jax.io.tensors import Checkpoint, TensorInfo, check_finite
 
 __all__ = [
@@ -54,7 +54,7 @@ def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
     from automerge_jax.io import gguf
 
     return gguf.open_gguf(path)
-  return safetensors.mapped(path)
+  return mapped.open_mapped(path)
 
 
 def fingerprint(path: str | pathlib.Path) -> str:

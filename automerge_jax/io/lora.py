@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from automerge_jax import trees
-from automerge_jax.io import safetensors
+from automerge_jax.io import mapped
 from automerge_jax.io.tensors import Checkpoint, TensorInfo, is_floating
 
 CONFIG = 'adapter_config.json'
@@ -67,7 +67,7 @@ def open_lora(base: Checkpoint, adapter: str | pathlib.Path) -> Checkpoint:
   """
   folder = pathlib.Path(adapter)
   config = _config(folder)
-  stored = safetensors.mapped(folder / WEIGHTS)
+  stored = mapped.open_mapped(folder / WEIGHTS)
   factors, whole = _sort(stored, base, config, folder)
   infos = {name: base.info(name) for name in base.names()}
   for name, key in whole.items():

@@ -14,6 +14,8 @@ from orbax.checkpoint import v1 as ocp
 from automerge_jax import trees
 from automerge_jax.io.tensors import Checkpoint, TensorInfo
 
+_WRITTEN_AT_ONCE = 2**28
+
 
 def save(
   path: str | pathlib.Path, tree: Any, metadata: dict[str, Any] | None = None
@@ -74,7 +76,12 @@ def save_checkpoint(path: str | pathlib.Path, source: Checkpoint) -> None:
       f'{source.path} has tensors without elements, which Orbax does not '
       f'store: {empty}; write safetensors, or leave them out'
     )
-  save(path, {name: source.get(name) for name in source.names()})
+  context = ocp.Context()
+  # The arrays are read-only maps of a file, and stay so while this waits.
+  context.memory.deepcopy_host_arrays = False
+  context.memory.write_concurrent_bytes = _WRITTEN_AT_ONCE
+  with context:
+    save(path, {name: source.get(name) for name in source.names()})
 
 
 def open_tree(path: str | pathlib.Path) -> Checkpoint:

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from automerge_jax import trees
-from automerge_jax.io import disk, safetensors
+from automerge_jax.io import disk, mapped, safetensors
 from automerge_jax.io.tensors import TensorInfo
 
-_STORED = {dtype: name for name, dtype in safetensors.DTYPES.items()}
+_STORED = {dtype: name for name, dtype in mapped.DTYPES.items()}
 _UNITS = {'B': 1} | {
   f'{prefix}{unit}': base**power
   for power, prefix in enumerate('KMGT', 1)
