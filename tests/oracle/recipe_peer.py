@@ -59,7 +59,7 @@ def answer(text: str):
   """The plan, or the error that mergekit raises."""
   try:
     return planned(text)
-  except Exception as error:  # noqa: BLE001
+  except Exception as error:
     return str(error).splitlines()[0]
 
 
