@@ -22,8 +22,7 @@ def closed_form(deltas: np.ndarray, ridge: float) -> np.ndarray:
 
   Args:
     deltas: changes of the experts; those that are zero have no term.
-    ridge: strength of ‖M - Σ τ‖², in mean eigenvalues of Σ τᵀτ / ‖τ‖². What no
-      expert's inputs reach stays Σ τ at any strength.
+    ridge: strength of ‖M - Σ τ‖², in mean eigenvalues of Σ τᵀτ / ‖τ‖².
   """
   start = deltas.sum(0, dtype=np.float64)
   curvature = np.zeros((deltas.shape[2], deltas.shape[2]))
