@@ -96,6 +96,13 @@ def gram(stack: np.ndarray) -> np.ndarray:
   return total
 
 
+def inner(first: np.ndarray, second: np.ndarray, axis: int) -> np.ndarray:
+  """Inner products along one axis, which stays with size 1; float64 [...]."""
+  rows = np.moveaxis(first, axis, -1), np.moveaxis(second, axis, -1)
+  products = np.einsum('...i,...i->...', *rows, dtype=np.float64)
+  return np.expand_dims(products, axis)
+
+
 def _cosine(stored: Stored, _) -> np.ndarray:
   products = gram(stored.stack)
   norms = np.sqrt(np.diag(products))
