@@ -1,10 +1,10 @@
 """Faults while writing: full or forbidden disks, interruption, kill -9."""
 
 import errno
-import multiprocessing
+import json
 import os
+import pathlib
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from automerge_jax.io import atomic, disk, sharded
+from automerge_jax.io import atomic, sharded
 from automerge_jax.io import safetensors as st_io
 from automerge_jax.io.tensors import TensorInfo
 
@@ -161,13 +161,11 @@ def test_too_little_space_is_said_in_advance(tmp_path):
 
 def test_a_limit_on_files_leaves_nothing(tmp_path):
   """As a disk that fills up: writing beyond it fails in the middle."""
-
-  def limited():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
+  limit = (
+    'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**16,)*2)'
+  )
   done = subprocess.run(
-    [sys.executable, '-c', _WRITE, str(tmp_path / 'out'), '0'],
-    preexec_fn=limited,
+    [sys.executable, '-c', limit + _WRITE, str(tmp_path / 'out'), '0'],
     capture_output=True,
     text=True,
     check=False,
@@ -178,27 +176,62 @@ def test_a_limit_on_files_leaves_nothing(tmp_path):
   assert os.listdir(tmp_path) == []
 
 
-def _mounted(queue, tmp_path, options, act):
-  """Runs `act` where a small file system is mounted, seen by nobody else."""
-  import ctypes
+# Mounts a small file system at argv[1], seen by this process alone; before
+# other imports, since threads forbid it.
+_SMALL_DISK = """
+import ctypes, os, pathlib, sys
+path, options = os.fsencode(sys.argv[1]), sys.argv[3]
+libc = ctypes.CDLL(None, use_errno=True)
+user, group = os.getuid(), os.getgid()
+new_user, new_mounts, private, read_only = 0x10000000, 0x20000, 0x44000, 0x21
+def check(failed):
+  if failed:
+    print('cannot mount:', os.strerror(ctypes.get_errno()))
+    sys.exit(77)
+check(libc.unshare(new_user | new_mounts))
+for file, text in (
+  ('setgroups', 'deny'),
+  ('uid_map', f'0 {user} 1'),
+  ('gid_map', f'0 {group} 1'),
+):
+  pathlib.Path('/proc/self', file).write_text(text)
+check(libc.mount(b'none', b'/', None, private, None))
+check(libc.mount(b'tmpfs', path, b'tmpfs', 0, b'size=900k'))
+if options == 'read-only':
+  check(libc.mount(None, path, None, read_only, None))
+"""
+_NOBODY = """
+import os
+from tests import atomic_test
+if os.getuid() == 0:
+  os.setuid(65534)
+"""
+_ACT = """
+import json, pathlib, sys
+from tests import atomic_test
+folder = pathlib.Path(sys.argv[1])
+try:
+  getattr(atomic_test, sys.argv[2])(folder / 'out')
+  print(json.dumps([0, 'wrote it', []]))
+except OSError as error:
+  left = os.listdir(folder) if os.access(folder, os.R_OK) else []
+  print(json.dumps([error.errno, str(error), left]))
+"""
 
-  libc = ctypes.CDLL(None, use_errno=True)
-  newuser, newns = 0x10000000, 0x00020000
-  flags = newns if os.getuid() == 0 else newns | newuser
-  if libc.unshare(flags) or libc.mount(b'none', b'/', None, 0x44000, None):
-    queue.put(('skip', os.strerror(ctypes.get_errno())))
-    return
-  if libc.mount(b'tmpfs', str(tmp_path).encode(), b'tmpfs', 0, b'size=900k'):
-    queue.put(('skip', os.strerror(ctypes.get_errno())))
-    return
-  if options == 'read-only':
-    libc.mount(None, str(tmp_path).encode(), None, 0x21, None)
-  try:
-    act(tmp_path / 'out')
-  except OSError as error:
-    queue.put((error.errno, str(error), os.listdir(tmp_path)))
-  else:
-    queue.put(('wrote it', os.listdir(tmp_path)))
+
+def _attempt(first, folder, act, *options):
+  """Runs `act` in a process of its own: (errno, message, what is left)."""
+  done = subprocess.run(
+    [sys.executable, '-c', first + _ACT, str(folder), act, *options],
+    cwd=pathlib.Path(__file__).parents[1],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  if done.returncode == 77:
+    pytest.skip(done.stdout)
+  assert done.returncode == 0, done.stderr
+  return json.loads(done.stdout.splitlines()[-1])
 
 
 def _fill(out):
@@ -213,40 +246,30 @@ def _fill(out):
 @pytest.mark.parametrize(
   'options, act, number, words',
   [
-    ('full', _merge, errno.ENOSPC, 'only [0-9,]+ are free'),
-    ('full', _fill, errno.ENOSPC, 'the disk is full; free space'),
-    ('read-only', _merge, errno.EROFS, 'read-only; choose another folder'),
+    ('full', '_merge', errno.ENOSPC, 'only [0-9,]+ are free'),
+    ('full', '_fill', errno.ENOSPC, 'the disk is full; free space'),
+    ('read-only', '_merge', errno.EROFS, 'read-only; choose another folder'),
   ],
 )
 def test_full_and_read_only_disks(tmp_path, options, act, number, words):
-  context = multiprocessing.get_context('spawn')
-  queue = context.Queue()
-  process = context.Process(
-    target=_mounted, args=(queue, tmp_path, options, act)
-  )
-  process.start()
-  result = queue.get(timeout=60)
-  process.join()
-  if result[0] == 'skip':
-    pytest.skip(f'cannot mount here: {result[1]}')
-  have, message, left = result
+  have, message, left = _attempt(_SMALL_DISK, tmp_path, act, options)
   assert have == number, message
   assert re.search(words, message), message
   assert left == []
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason='nothing is forbidden to root')
 def test_a_forbidden_folder_is_explained(tmp_path):
   tmp_path.chmod(0o500)
-  try:
-    with pytest.raises(OSError, match='no permission to write'):
-      _merge(tmp_path / 'out')
-  finally:
-    tmp_path.chmod(0o700)
+  number, message, _ = _attempt(_NOBODY, tmp_path, '_merge')
+  tmp_path.chmod(0o700)
+  assert number == errno.EACCES, message
+  assert 'no permission to write; choose another folder' in message
+  assert os.listdir(tmp_path) == []
 
 
-def test_forbidden_is_explained_whoever_runs(tmp_path):
-  with pytest.raises(PermissionError, match='no permission to write') as caught:
-    with disk.explained(tmp_path, 5):
-      raise PermissionError(errno.EACCES, 'Permission denied')
-  assert caught.value.filename == str(tmp_path)
+def test_inputs_that_may_not_be_read_are_no_matter_of_the_output(tmp_path):
+  denied = PermissionError(errno.EACCES, 'Permission denied', '/elsewhere/x')
+  with pytest.raises(PermissionError) as caught:
+    with atomic.folder(tmp_path / 'out'):
+      raise denied
+  assert caught.value is denied

@@ -8,8 +8,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from automerge_jax.io import checkpoints
+from automerge_jax.io import checkpoints, sharded
 from automerge_jax.io import safetensors as st_io
 
 TENSORS = {
@@ -60,6 +62,47 @@ def test_safetensors(tmp_path, layout):
     _assert_same(checkpoint, TENSORS)
     with pytest.raises(KeyError, match=r"no tensor 'a\.weigh'; did you mean"):
       checkpoint.get('a.weigh')
+
+
+_DTYPES = ('float32', 'float16', 'bfloat16', 'float8_e5m2', 'int8', 'bool')
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+  st.dictionaries(
+    st.text('ab.0', min_size=1, max_size=4),
+    st.tuples(
+      st.lists(st.integers(0, 4), max_size=3), st.sampled_from(_DTYPES)
+    ),
+    min_size=1,
+    max_size=6,
+  ),
+  st.integers(1, 200),
+)
+def test_any_tensors_in_any_shards(tmp_path_factory, described, shard):
+  rng = np.random.default_rng(0)
+  tensors = {
+    name: rng.normal(size=shape).astype(np.dtype(dtype))
+    if shape
+    else np.asarray(1).astype(np.dtype(dtype))
+    for name, (shape, dtype) in described.items()
+  }
+  folder = tmp_path_factory.mktemp('any')
+  infos = {
+    n: checkpoints.TensorInfo(t.shape, t.dtype) for n, t in tensors.items()
+  }
+  with sharded.Writer(folder, infos, shard) as writer:
+    for name, tensor in tensors.items():
+      writer.write(name, tensor)
+  with checkpoints.open_checkpoint(folder) as checkpoint:
+    _assert_same(checkpoint, tensors)
+  library = {
+    name: file.get_slice(name).get_shape()
+    for path in folder.glob('*.safetensors')
+    for file in [safetensors.safe_open(path, 'numpy')]
+    for name in file.keys()
+  }
+  assert library == {name: list(t.shape) for name, t in tensors.items()}
 
 
 def _root(array):

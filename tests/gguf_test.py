@@ -171,6 +171,12 @@ def test_truncated_file_is_named(tmp_path, share):
     checkpoints.open_checkpoint(path)
 
 
+def test_a_part_of_a_model_is_refused(tmp_path):
+  tiny_gguf.write(tmp_path / 'x.gguf', parts=3)
+  with pytest.raises(ValueError, match='one of 3 parts; join them'):
+    gguf.open_gguf(tmp_path / 'x.gguf')
+
+
 def test_several_files_want_a_choice(tmp_path):
   for name in 'ab':
     (tmp_path / f'{name}.gguf').write_bytes(b'')

@@ -41,7 +41,13 @@ def _shapes(architecture, tied):
 
 
 def write(
-  path, architecture='llama', tied=True, kind='F32', extra=None, tensors=None
+  path,
+  architecture='llama',
+  tied=True,
+  kind='F32',
+  extra=None,
+  tensors=None,
+  parts=1,
 ):
   """Writes random tensors (float32 by GGUF name) and returns them.
 
@@ -66,6 +72,7 @@ def write(
   writer.add_layer_norm_rms_eps(1e-6)
   writer.add_vocab_size(VOCABULARY)
   add_tokenizer(writer)
+  writer.add_uint16('split.count', parts)
   for key, value in (extra or {}).items():
     writer.add_string(key, value)
   quantised = gguf.GGMLQuantizationType[kind]

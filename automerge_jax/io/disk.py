@@ -22,11 +22,16 @@ _ADVICE = {
 
 @contextlib.contextmanager
 def explained(path: str | pathlib.Path, needed: int) -> Iterator[None]:
-  """Errors of writing below `path`, which needs `needed` bytes, explained."""
+  """Errors of writing `path`, which needs `needed` bytes, in words.
+
+  Those about files in other folders, such as an input that may not be read,
+  pass as they are.
+  """
   try:
     yield
   except OSError as error:
-    if error.errno not in _ADVICE or hasattr(error, 'needed'):
+    told = error.errno not in _ADVICE or hasattr(error, 'needed')
+    if told or _elsewhere(error, path):
       raise
     raise _told(error.errno, _ADVICE[error.errno], path, needed) from error
 
@@ -41,6 +46,16 @@ def require_space(folder: str | pathlib.Path, needed: int) -> None:
   if free < needed:
     what = f'only {free:,} are free; free space or choose another folder'
     raise _told(errno.ENOSPC, what, folder, needed)
+
+
+def _elsewhere(error: OSError, path: str | pathlib.Path) -> bool:
+  """Whether an error names a file that is not beside or below `path`."""
+  if error.filename is None:
+    return False
+  parent = pathlib.Path(os.path.abspath(path)).parent
+  named = pathlib.Path(os.path.abspath(os.fsdecode(error.filename)))
+  # A parent is named when it cannot be made.
+  return not (named.is_relative_to(parent) or parent.is_relative_to(named))
 
 
 def _told(

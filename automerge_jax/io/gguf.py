@@ -73,6 +73,12 @@ def open_gguf(path: str | pathlib.Path) -> Checkpoint:
   """
   reader = _reader(path)
   architecture = _architecture(reader, path)
+  parts = _optional(reader, 'split.count', 1)
+  if parts > 1:
+    raise ValueError(
+      f'{path} is one of {parts} parts; join them first (llama-gguf-split '
+      '--merge)'
+    )
   heads = _field(reader, path, f'{architecture}.attention.head_count')
   kv_heads = _optional(reader, f'{architecture}.attention.head_count_kv', heads)
   permuted = _ARCHITECTURES[architecture].permuted
