@@ -64,7 +64,7 @@ def mean(products: np.ndarray, iterations: int, tolerance: float) -> np.ndarray:
     pull = np.where(still, 0.0, angles / np.where(still, 1.0, sines)) / count
     step = pull - (pull @ to) * point
     size = length(step)
-    if size < tolerance:
+    if size <= tolerance:
       break
     point = np.cos(size) * point + np.sin(size) / size * step
     point = point / length(point)

@@ -52,7 +52,8 @@ def _overlap(stored: Stored, _: Mapping[str, np.ndarray]) -> np.ndarray:
     count = active.sum(axis=0)
     shared += (active & (count > 1)).sum(axis=1)
     own += (active & (count == 1)).sum(axis=1)
-  return (shared / np.maximum(own, epsilon)).astype(np.float32)
+  least = max(epsilon, np.finfo(np.float32).tiny)
+  return (shared / np.maximum(own, least)).clip(max=1e30).astype(np.float32)
 
 
 _EPSILON = Parameter('epsilon', 1e-5, False, setting=True)
