@@ -1,28 +1,52 @@
-"""Rebuilds a merged model from its recipe, bit for bit.
+"""Merges checkpoints as a recipe says, or tells what it would do.
 
   python -m experiments.merge --recipe=recipe.yaml --out=DIR
+  python -m experiments.merge --recipe=recipe.yaml --dry_run
 
-DIR becomes a Hugging Face folder, with the heads of its experts beside the
-merged trunk. The recipe names its models by folders relative to itself.
+The recipe is mergekit's YAML; models are folders or files relative to it:
+safetensors, Orbax, GGUF, or BASE+ADAPTER with a LoRA adapter. DIR becomes a
+Hugging Face folder with config, tokenizer and a recipe that makes the same
+weights again; the heads of experts come along.
 """
 
 import pathlib
 import sys
 
+import tqdm
 from absl import app, flags
 
-from automerge_jax.merging import export
+from automerge_jax.merging import explain, export, plan, sources
 from automerge_jax.tasks import experts
 from experiments import startup
 
 RECIPE = flags.DEFINE_string('recipe', None, 'A recipe file.', required=True)
-OUT = flags.DEFINE_string(
-  'out', None, 'The folder to make; must not exist yet.', required=True
+OUT = flags.DEFINE_string('out', None, 'The folder to make; must not exist.')
+DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Only print the plan.')
+SHARD = flags.DEFINE_string('max_shard_size', '5GB', 'Most bytes of a file.')
+ORBAX = flags.DEFINE_bool('orbax', False, 'Also write OUT/orbax.')
+LORA_RANK = flags.DEFINE_integer(
+  'lora_rank', 0, 'Also write OUT/lora, an adapter of this rank for the base.'
 )
+WORKERS = flags.DEFINE_integer('workers', None, 'Threads; default: processors.')
 
 
-def run(recipe_file: str | pathlib.Path, out: str | pathlib.Path) -> None:
+def dry_run(recipe_file: str | pathlib.Path) -> str:
+  """The plan of a recipe file in words; nothing is merged or written."""
+  recipe, folders = export.read(pathlib.Path(recipe_file))
+  with sources.opened(recipe, folders) as models:
+    found = plan.make(recipe, models.checkpoints)
+    return explain.text(recipe, models, found)
+
+
+def run(
+  recipe_file: str | pathlib.Path, out: str | pathlib.Path, **options
+) -> None:
   """Merges as a recipe file says, into a new folder.
+
+  Args:
+    recipe_file: the recipe.
+    out: the folder to make.
+    **options: see `export.export`.
 
   Raises:
     FileExistsError: if `out` exists.
@@ -30,16 +54,38 @@ def run(recipe_file: str | pathlib.Path, out: str | pathlib.Path) -> None:
     ValueError: if the recipe is wrong, or an input not the one it pins.
   """
   recipe, folders = export.read(pathlib.Path(recipe_file))
-  heads = experts.head_files(folders.values())
-  export.export(recipe, folders, pathlib.Path(out), heads)
+  for warning in recipe.warnings:
+    print(f'warning: {warning}', file=sys.stderr)
+  with tqdm.tqdm(unit='B', unit_scale=True, disable=None) as bar:
+    export.export(
+      recipe,
+      folders,
+      pathlib.Path(out),
+      experts.head_files(folders.values()),
+      started=lambda found: bar.reset(found.bytes_written),
+      done=lambda step: bar.update(step.info.nbytes),
+      **options,
+    )
 
 
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
+  if not DRY_RUN.value and OUT.value is None:
+    raise app.UsageError('give --out=DIR, or --dry_run')
   startup.prepare()
   try:
-    run(RECIPE.value, OUT.value)
+    if DRY_RUN.value:
+      print(dry_run(RECIPE.value))
+      return
+    run(
+      RECIPE.value,
+      OUT.value,
+      max_shard_size=SHARD.value,
+      with_orbax=ORBAX.value,
+      lora_rank=LORA_RANK.value,
+      workers=WORKERS.value,
+    )
   except (OSError, ValueError) as error:
     sys.exit(f'merge: {error}')
   print(f'Merged model: {OUT.value}')

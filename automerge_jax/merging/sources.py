@@ -11,7 +11,7 @@ from automerge_jax.io import tokenizers
 from automerge_jax.io.checkpoints import open_checkpoint, split_adapter
 from automerge_jax.io.tensors import Checkpoint, TensorInfo
 from automerge_jax.merging import alignment as alignments
-from automerge_jax.merging import embeddings, vocabulary
+from automerge_jax.merging import embeddings, layers, vocabulary
 from automerge_jax.merging.alignment import Alignment
 from automerge_jax.recipe import Recipe
 
@@ -107,11 +107,11 @@ def _aligned(
   def read(name: str):
     if name not in rows[model]:
       return own.get(name)
-    tensors = {
-      other: checkpoints[other].get(name)
-      for other in rows
-      if name in rows[other]
-    }
+    tensors = {}
+    for other, names in rows.items():
+      held = name if name in names else layers.tied_embedding(name, names)
+      if held is not None:
+        tensors[other] = checkpoints[other].get(held)
     return embeddings.take(alignment, model, tensors).astype(infos[name].dtype)
 
   return Checkpoint(own.path, infos, read)

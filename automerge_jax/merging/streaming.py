@@ -24,7 +24,7 @@ from automerge_jax.recipe import Recipe
 # Takes (name, consecutive elements, position of the first one).
 Write = Callable[[str, np.ndarray, int], None]
 
-_ALONGSIDE = 256 << 20  # bytes for small tensors beside the largest
+ALONGSIDE = 256 << 20  # bytes for small tensors beside the largest
 
 
 def run(
@@ -47,7 +47,7 @@ def run(
     ValueError: for a tensor that is not finite, before or after merging.
   """
   cost = functools.partial(plans.working_set, plan.method)
-  budget = Budget(max(map(cost, plan.steps), default=0) + _ALONGSIDE)
+  budget = Budget(max(map(cost, plan.steps), default=0) + ALONGSIDE)
   # The largest first: the small ones then fill the gaps.
   steps = sorted(plan.steps, key=lambda step: -step.info.size)
   stop = threading.Event()

@@ -1,0 +1,149 @@
+"""What a merged model's folder holds beside its weights and recipe."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from automerge_jax.io import chat_templates, tokenizer_files, tokenizers
+from automerge_jax.merging import layers
+from automerge_jax.merging.plan import Plan
+from automerge_jax.merging.sources import CONFIG, Opened
+from automerge_jax.recipe import Recipe
+
+_DEPTHS = ('num_hidden_layers', 'n_layer', 'num_layers', 'n_layers')
+_DTYPES = ('dtype', 'torch_dtype')
+_GENERATION = 'generation_config.json'
+_COPIED = ('preprocessor_config.json', 'processor_config.json')
+_LICENCES = ('LICENSE', 'LICENSE.txt', 'LICENSE.md', 'NOTICE')
+
+Files = dict[str, str | pathlib.Path]
+
+
+def files(recipe: Recipe, models: Opened, plan: Plan) -> Files:
+  """Texts, or files to copy, by their names in the merged folder.
+
+  Config and tokenizer are the leading model's (the base's, without one the
+  first model's), changed where the merge changed what they describe.
+  """
+  lead = recipe.models[0]
+  folder = models.folders[lead]
+  found: Files = {
+    name: folder / name
+    for name in (*_COPIED, *_LICENCES)
+    if (folder / name).is_file()
+  }
+  owner, text = folder, None
+  if models.alignment is not None:
+    owner = models.folders[models.alignment.source]
+    text = models.alignment.tokenizer
+  template = chat_templates.choose(
+    recipe.chat_template, list(models.folders.values())
+  )
+  found |= tokenizer_files.files(owner, text, template)
+  for name in (CONFIG, _GENERATION):
+    if (folder / name).is_file():
+      config = json.loads((folder / name).read_text())
+      changed = _with_tokens(config, lead, models, found)
+      if name == CONFIG:
+        changed = config_of(changed, recipe, models, plan)
+      found[name] = (
+        json.dumps(changed, indent=2, ensure_ascii=False) + '\n'
+        if changed != config
+        else folder / name
+      )
+  return found
+
+
+def _with_tokens(
+  config: Mapping[str, Any], lead: str, models: Opened, found: Files
+) -> dict[str, Any]:
+  """A config whose vocabulary size and token ids are the merged ones."""
+  alignment = models.alignment
+  text = tokenizers.read(models.folders[lead])
+  if alignment is None or text is None:
+    return dict(config)
+  owner = models.folders[alignment.source]
+  return tokenizer_files.renumbered(
+    config,
+    tokenizers.vocabulary(text),
+    alignment.vocabulary,
+    tokenizer_files.special_tokens(owner),
+    config.get('vocab_size', 0),
+    alignment.size,
+  )
+
+
+def config_of(
+  config: Mapping[str, Any], recipe: Recipe, models: Opened, plan: Plan
+) -> dict[str, Any]:
+  """A config with the depth and type of numbers that the merge gives.
+
+  Raises:
+    ValueError: if the merge changes the number of layers and the config does
+      not say how many there are.
+  """
+  changed = dict(config)
+  depth = _depths(step.output.name for step in plan.steps)
+  lead = models.checkpoints[recipe.models[0]]
+  if depth != _depths(lead.names()):
+    keys = [key for key in _DEPTHS if key in changed]
+    if len(depth) != 1 or not keys:
+      raise ValueError(
+        f'the merge has {depth} layers and {CONFIG} says it in none of '
+        f'{_DEPTHS}; layers cannot be stacked for this architecture'
+      )
+    changed |= dict.fromkeys(keys, next(iter(depth.values())))
+    if isinstance(changed.get('layer_types'), list):
+      changed['layer_types'] = _layer_types(models, plan)
+  dtypes = {str(s.info.dtype) for s in plan.steps if not s.copied}
+  if len(dtypes) == 1:
+    changed |= {key: dtypes.copy().pop() for key in _DTYPES if key in changed}
+  return changed
+
+
+def _depths(names) -> dict[str, int]:
+  """Number of layers of each stack."""
+  found: dict[str, int] = {}
+  for place in map(layers.place, names):
+    if place is not None:
+      found[place.stack] = max(found.get(place.stack, 0), place.layer + 1)
+  return found
+
+
+def _layer_types(models: Opened, plan: Plan) -> list[str]:
+  """The kind of each output layer: that of its first source."""
+  kinds: dict[int, str] = {}
+  for step in plan.steps:
+    model, name = step.output.sources[0]
+    layer = layers.layer_of(name)
+    if step.output.layer is not None and layer is not None:
+      kinds[step.output.layer] = models.configs[model]['layer_types'][layer]
+  return [kinds[i] for i in sorted(kinds)]
+
+
+def card(recipe: Recipe, text: str, names: Mapping[str, str]) -> str:
+  """A short model card: what was merged how, and the recipe."""
+  listed = '\n'.join(f'- {names[model]}' for model in recipe.models)
+  described = {
+    'paper': 'as its paper defines it',
+    'mergekit-0.1.5': "with mergekit 0.1.5's semantics",
+  }[recipe.semantics]
+  return f"""---
+tags:
+- merge
+- automerge_jax
+---
+# Merged model
+
+Made without training, by `{recipe.merge_method}` ({described}), of:
+
+{listed}
+
+No evaluation has been made of it. The recipe, which `python -m
+experiments.merge --recipe=recipe.yaml --out=DIR` turns into the same weights:
+
+```yaml
+{text.rstrip()}
+```
+"""
