@@ -53,6 +53,7 @@ class Node(NamedTuple):
         twice.
     """
     self._expect(yaml.MappingNode)
+    valid = None if valid is None else set(valid)
     given = set()
     for key, _ in self.node.value:
       name = Node(key, self.where, self.path)
@@ -99,6 +100,12 @@ class Node(NamedTuple):
     value = self.scalar()
     if not isinstance(value, int) or isinstance(value, bool):
       self.fail(f'expected a whole number, got {value!r}')
+    return value
+
+  def flag(self) -> bool:
+    value = self.scalar()
+    if not isinstance(value, bool):
+      self.fail(f'expected true or false, got {value!r}')
     return value
 
   def one_of(self, valid: Iterable[str]) -> str:

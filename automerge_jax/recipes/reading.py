@@ -329,11 +329,7 @@ def _tokenizer(fields: dict[str, Node]) -> TokenizerSpec | None:
 
 def _token(node: Node) -> TokenSpec:
   fields = node.fields(('source', 'force'))
-  force = False
-  if 'force' in fields:
-    force = fields['force'].scalar()
-    if not isinstance(force, bool):
-      fields['force'].fail(f'expected true or false, got {force!r}')
+  force = fields['force'].flag() if 'force' in fields else False
   return TokenSpec(_optional(fields, 'source', _token_source), force)
 
 

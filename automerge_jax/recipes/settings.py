@@ -120,6 +120,12 @@ def _scalar(node: Node, parameter: str) -> float | bool:
     if not isinstance(value, str) or text not in (*_TRUE, *_FALSE):
       node.fail(f'expected true or false, got {value!r}')
     return text in _TRUE
+  return number(node)
+
+
+def number(node: Node) -> float:
+  """A finite number, also from text such as 1e-3."""
+  value = node.scalar()
   if isinstance(value, bool):
     return float(value)
   if isinstance(value, str):

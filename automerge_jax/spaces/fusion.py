@@ -14,12 +14,9 @@ import numpy as np
 
 from automerge_jax import trees
 from automerge_jax.recipe import Recipe, Slice, Source
+from automerge_jax.spaces import grid
 from automerge_jax.spaces.cells import Cells
 from automerge_jax.types import Array, MergeMethod, MergePlan, SearchSpace
-
-_UNIT = 10_000  # coefficients are whole numbers of 1 / _UNIT ...
-_STEPS = {'density': 10}  # ... and densities of so many of these
-_PRIOR_CORRELATION = 0.5  # between the cells of one expert
 
 
 def space(
@@ -69,7 +66,7 @@ def space(
     searched[name] = (low, high, searched[name][2])
 
   # Dimensions: parameter-major, then expert, then cell.
-  blocks, names, lows, highs, steps, owners = {}, [], [], [], [], []
+  blocks, names, lows, highs, owners = {}, [], [], [], []
   for name, (low, high, per_expert) in searched.items():
     owner_names = list(experts) if per_expert else ['all']
     start = len(names)
@@ -81,30 +78,10 @@ def space(
     size = len(names) - start
     lows += [low] * size
     highs += [high] * size
-    steps += [_STEPS.get(name, 1)] * size
     blocks[name] = (start, size, per_expert)
-  low, high = np.asarray(lows, np.float32), np.asarray(highs, np.float32)
-  step = np.asarray(steps, np.float32)
-  bottom, top = (round(float(x) * _UNIT) for x in (low.min(), high.max()))
-  decimal = _decimals(bottom, top)
-  same = np.asarray(owners)[:, None] == np.asarray(owners)[None]
-  correlation = np.where(same, _PRIOR_CORRELATION, 0.0)
-  np.fill_diagonal(correlation, 1.0)
-
-  @jax.custom_jvp
-  def snap(c: Array) -> Array:
-    whole = jnp.rint(c * (_UNIT / step)) * step
-    index = jnp.clip(whole.astype(jnp.int32), bottom, top) - bottom
-    return jnp.asarray(decimal)[index]
-
-  # Gradients pass through the rounding: its steps are far below what matters.
-  snap.defjvp(lambda primals, tangents: (snap(*primals), *tangents))
-
-  def quantise(x: Array) -> Array:
-    return snap(low + jnp.clip(x, 0.0, 1.0) * (high - low))
-
-  def encode(c: Array) -> Array:
-    return (jnp.asarray(c) - low) / (high - low)
+  quantise, encode = grid.quantiser(
+    [name.split('/')[0] for name in names], lows, highs
+  )
 
   def decode(c: Array) -> MergePlan:
     values = {}
@@ -133,17 +110,13 @@ def space(
     return _recipe(method, plan, cells, list(experts), base_model)
 
   return SearchSpace(
-    tuple(names), correlation, quantise, encode, decode, describe
+    tuple(names),
+    grid.correlation(owners),
+    quantise,
+    encode,
+    decode,
+    describe,
   )
-
-
-def _decimals(bottom: int, top: int) -> np.ndarray:
-  """Float32 of bottom / _UNIT to top / _UNIT.
-
-  A table, because a compiled division by a constant is a multiplication by its
-  reciprocal, which misses a third of these decimals by a bit.
-  """
-  return (np.arange(bottom, top + 1) / _UNIT).astype(np.float32)
 
 
 def _pairs(score: Array, cells: Cells) -> dict[str, Array]:
@@ -157,8 +130,8 @@ def _pairs(score: Array, cells: Cells) -> dict[str, Array]:
   high, low = score[first, columns], score[second, columns]
   share = jnp.where(high + low > 0, low / jnp.maximum(high + low, 1e-9), 0.5)
   return {
-    't': jnp.asarray(_decimals(0, _UNIT))[
-      jnp.rint(share * _UNIT).astype(jnp.int32)
+    't': jnp.asarray(grid.decimals(0, grid.UNIT))[
+      jnp.rint(share * grid.UNIT).astype(jnp.int32)
     ],
     'first': first.astype(jnp.float32),
     'second': second.astype(jnp.float32),
@@ -183,9 +156,7 @@ def _recipe(
     path, at = where[cell]
     array = plan[path][name]
     number = array[at] if expert is None else array[(expert, *at)]
-    return float(
-      str(np.float32(number))
-    )  # the shortest decimal that rounds back
+    return grid.shortest(number)
 
   deltas = method.stack == 'deltas'
   spherical = method.name == 'slerp'
