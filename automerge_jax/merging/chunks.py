@@ -27,6 +27,7 @@ def merge_tensor(
   experts: list[np.ndarray],
   name: str = '',
   seed: int = 0,
+  statistics: Mapping[str, np.ndarray] | None = None,
 ) -> np.ndarray:
   """One stored tensor, merged in float32.
 
@@ -37,9 +38,13 @@ def merge_tensor(
     experts: K arrays [...].
     name: stored name, which random masks depend on.
     seed: of random masks.
+    statistics: what was measured of this tensor, `{statistic: [K, ...]}`.
   """
   merged = np.empty(experts[0].size, np.float32)
-  for start, part in merge(method, parameters, base, experts, name, seed):
+  parts = merge(
+    method, parameters, base, experts, name, seed, statistics=statistics
+  )
+  for start, part in parts:
     merged[start : start + part.size] = part
   return merged.reshape(experts[0].shape)
 
@@ -52,12 +57,14 @@ def merge(
   name: str,
   seed: int,
   checked: Callable[[int, int], None] = lambda start, stop: None,
+  statistics: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
   """Merged chunks, float32 [n], with the position of their first entry.
 
   Args:
     method, parameters, base, experts, name, seed: as for `merge_tensor`.
     checked: is called with ranges of entries before they are used.
+    statistics: as for `merge_tensor`.
   """
   shape, size = experts[0].shape, experts[0].size
   coefficients = {k: np.asarray(v, np.float32) for k, v in parameters.items()}
@@ -70,7 +77,10 @@ def merge(
       settings['density'] = parameters['density']
     whole_base = np.zeros(shape, np.float32) if base is None else base
     facts = facts_lib.compute(
-      method, Stored(name, _float32(whole_base), stack, settings, seed)
+      method,
+      Stored(
+        name, _float32(whole_base), stack, settings, seed, statistics or {}
+      ),
     )
     stack = stack.reshape(len(experts), -1)
   tables = {f.name: facts[f.name] for f in method.facts if not f.elementwise}
