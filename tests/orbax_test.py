@@ -140,3 +140,19 @@ def test_tensors_without_elements_are_named(tmp_path):
   with checkpoints.open_checkpoint(tmp_path) as source:
     with pytest.raises(ValueError, match=r"not store: \['none'\]"):
       orbax.save_checkpoint(tmp_path / 'orbax', source)
+
+
+def test_neighbours_are_read_together_and_in_any_order(tmp_path, monkeypatch):
+  monkeypatch.setattr(orbax, '_READ_AT_ONCE', 100)
+  tensors = {f't{i}': np.full(7 * i + 1, i, np.float32) for i in range(9)}
+  orbax.save(tmp_path / 'x', tensors)
+  calls = []
+  load = orbax.ocp.load
+  monkeypatch.setattr(
+    orbax.ocp, 'load', lambda *args: calls.append(1) or load(*args)
+  )
+  with checkpoints.open_checkpoint(tmp_path / 'x') as checkpoint:
+    for name in ['t8', 't0', 't3', 't8', 't1', 't2', 't7', 't0']:
+      have = checkpoint.get(name)
+      np.testing.assert_array_equal(have, tensors[name])
+  assert 3 <= len(calls) < 8

@@ -30,10 +30,11 @@ def explained(path: str | pathlib.Path, needed: int) -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    told = error.errno not in _ADVICE or hasattr(error, 'needed')
+    number = error.errno or 0
+    told = number not in _ADVICE or hasattr(error, 'needed')
     if told or _elsewhere(error, path):
       raise
-    raise _told(error.errno, _ADVICE[error.errno], path, needed) from error
+    raise _told(number, _ADVICE[number], path, needed) from error
 
 
 def require_space(folder: str | pathlib.Path, needed: int) -> None:
