@@ -1,0 +1,204 @@
+"""mergekit-evolve's files as search spaces over a model family.
+
+A dimension is a gene of mergekit-evolve, in its order: group of layers, model,
+filter, parameter. Its search knows no bounds; here weights end where the
+method's range does (below 0 where the file allows it), densities and SLERP's
+genes at 0 and 1.
+"""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from automerge_jax.merging import layers, registry
+from automerge_jax.models import base as models
+from automerge_jax.recipes import evolve
+from automerge_jax.recipes.document import Recipe
+from automerge_jax.recipes.evolve import Evolution, Genome
+from automerge_jax.spaces import grid
+from automerge_jax.types import Array, Family, Key, MergePlan, SearchSpace
+
+
+def space(evolution: Evolution, family: Family) -> SearchSpace:
+  """The search space of a mergekit-evolve file.
+
+  Experts are `experts(evolution)`. Recipes say `dtype: float32`, as candidates
+  are computed. With `smooth`, a recipe's gradients differ from the decoded
+  values in the last bit (float64 against float32), and densities between the
+  groups are not on the grid.
+
+  Raises:
+    ValueError: if groups of layers do not fill the family's layers.
+  """
+  genome = _effective(evolution.genome)
+  evolution = dataclasses.replace(evolution, genome=genome)
+  method = registry.get(genome.merge_method)
+  depth = family.num_layers
+  of = evolve.shape(genome, depth)
+  spans = evolve.spans(genome, depth)
+  spherical = genome.merge_method == 'slerp'
+  names, owners, parameters, lows, highs = [], [], [], [], []
+  ranges = {p.name: _range(p, genome) for p in method.parameters}
+  parts = [*genome.filters, 'rest' if genome.filters else 'all']
+  for (start, end), model, part, name in itertools.product(
+    spans, genome.models, parts, genome.parameters
+  ):
+    low, high = ranges[name]
+    names.append(f'{name}/{model}/{start}-{end}/{part}')
+    owners.append(f'{name}/{model}')
+    parameters.append(name)
+    lows.append(low)
+    highs.append(high)
+  quantise, encode = grid.quantiser(parameters, lows, highs)
+  rows = models.by_leaf(family.keys)
+  places = {
+    path: _places(genome, keys, of[0], depth) for path, keys in rows.items()
+  }
+  fixed = {
+    p.name: float(genome.normalized) if p.name == 'normalize' else p.default
+    for p in method.parameters
+    if p.name not in genome.parameters
+  }
+
+  def mixed(genes: Array, place: '_Place') -> dict[str, Array]:
+    low = genes[place.low, :, place.part]  # [..., K, P]
+    high = genes[place.high, :, place.part]
+    share = jnp.asarray(place.share)[..., None, None]
+    values = jnp.moveaxis((1 - share) * low + share * high, -2, 0)
+    found = {name: values[..., p] for p, name in enumerate(genome.parameters)}
+    for parameter in method.parameters:
+      if parameter.name in fixed:
+        axes = (of[1],) * parameter.per_expert
+        found[parameter.name] = jnp.full(
+          (*axes, *place.low.shape), fixed[parameter.name], jnp.float32
+        )
+    return found
+
+  def decode(c: Array) -> MergePlan:
+    genes = jnp.asarray(c).reshape(of)
+    if not spherical:
+      return {path: mixed(genes, place) for path, place in places.items()}
+    chosen = _pairs(genes[:, :, 0, 0])
+    return {
+      path: {name: value[place.low] for name, value in chosen.items()}
+      for path, place in places.items()
+    }
+
+  pairs = jax.jit(lambda c: _pairs(c.reshape(of)[:, :, 0, 0]))
+
+  def describe(c) -> Recipe:
+    if spherical:
+      found = jax.device_get(pairs(jnp.asarray(c, jnp.float32)))
+      recipe = evolve.of_pairs(
+        evolution,
+        [
+          (int(first), int(second), grid.shortest(t))
+          for first, second, t in zip(
+            found['first'], found['second'], found['t'], strict=True
+          )
+        ],
+        depth,
+      )
+    else:
+      genes = np.asarray([grid.shortest(v) for v in np.ravel(c)])
+      recipe = evolve.to_recipe(evolution, genes, depth)
+    stated = {} if spherical else {'normalize': genome.normalized}
+    return dataclasses.replace(recipe, parameters=stated, dtype='float32')
+
+  return SearchSpace(
+    tuple(names), grid.correlation(owners), quantise, encode, decode, describe
+  )
+
+
+def experts(evolution: Evolution) -> tuple[str, ...]:
+  """The models with genes that count, K: a base of deltas has none."""
+  return _effective(evolution.genome).models
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+  """Where the entries of a leaf find their genes; arrays [L] or [].
+
+  Attributes:
+    low, high: groups between which a value lies.
+    share: of `high`, 0 to 1.
+    part: filter.
+  """
+
+  low: np.ndarray
+  high: np.ndarray
+  share: np.ndarray
+  part: np.ndarray
+
+
+def _effective(genome: Genome) -> Genome:
+  """The genome without what changes no tensor: genes of a base, or a base."""
+  base = genome.base_model
+  if base is None:
+    return genome
+  if registry.get(genome.merge_method).stack == 'deltas':
+    kept = tuple(m for m in genome.models if m != base)
+    if not kept:
+      raise ValueError(f'the only model is the base {base!r}; add another')
+    return dataclasses.replace(genome, models=kept)
+  source = genome.tokenizer_source
+  return dataclasses.replace(
+    genome,
+    base_model=None,
+    tokenizer_source=base if source == 'base' else source,
+  )
+
+
+def _range(parameter, genome: Genome) -> tuple[float, float]:
+  if parameter.name != 'weight':
+    return 0.0, 1.0
+  high = parameter.high or 1.0
+  return (-high if genome.allow_negative_weights else 0.0), high
+
+
+def _places(
+  genome: Genome, keys: list[Key], groups: int, num_layers: int
+) -> _Place:
+  found = []
+  for key in keys:
+    layer = layers.layer_of(key.stored)
+    part = next(
+      (f for f, text in enumerate(genome.filters) if text in key.stored),
+      len(genome.filters),
+    )
+    if genome.smooth:  # outside the layers the first value counts
+      depth = 0.0
+      if layer is not None:
+        depth = layer / (num_layers - 1) if num_layers > 1 else 1.0
+      position = depth * (groups - 1)
+      low = int(position)
+      found.append((low, min(low + 1, groups - 1), position - low, part))
+    else:
+      group = 0
+      if layer is not None:
+        group = layer * groups // num_layers
+      elif not layers.is_before(key.stored):
+        group = groups - 1
+      found.append((group, group, 0.0, part))
+  shape = () if keys[0].layer is None else (len(keys),)
+  low, high, share, part = (
+    np.reshape(column, shape) for column in zip(*found, strict=True)
+  )
+  return _Place(low, high, share.astype(np.float32), part)
+
+
+def _pairs(genes: Array) -> dict[str, Array]:
+  """SLERP's pair and t of each group, from genes [G, K]; t is a decimal."""
+  ranking = jnp.argsort(-genes, axis=1, stable=True)
+  first, second = ranking[:, 0], ranking[:, 1]
+  rows = jnp.arange(genes.shape[0])
+  share = jax.nn.sigmoid(genes[rows, second] - genes[rows, first])
+  index = jnp.rint(share * grid.UNIT).astype(jnp.int32)
+  return {
+    't': jnp.asarray(grid.decimals(0, grid.UNIT))[index],
+    'first': first.astype(jnp.float32),
+    'second': second.astype(jnp.float32),
+  }
