@@ -9,13 +9,27 @@ from automerge_jax.merging import chunks, facts, registry, resident
 from automerge_jax.types import Stored
 
 
-def read(recorded, method):
-  """`(case, base, experts, merged)` of each recorded case of a method."""
+def read(recorded, method, refused=False):
+  """`(case, base, experts, merged)` of each recorded case of a method.
+
+  The base is None where the peer had none. Cases that the peer refused come
+  with `refused`, without a result.
+  """
+  left_out, start = json.loads(str(recorded['refused'])), 0
   for i, case in enumerate(json.loads(str(recorded['cases']))):
-    if case['method'] == method:
-      base = recorded[f'{case["tensor"]}/base']
-      experts = recorded[f'{case["tensor"]}/experts']
-      yield case, base, experts, recorded[f'merged/{i}']
+    base = recorded[f'{case["tensor"]}/base']
+    stop = start if i in left_out else start + base.size
+    merged = recorded['merged'][start:stop]
+    start = stop
+    if case['method'] == method and (i in left_out) == refused:
+      experts = recorded[f'{case["tensor"]}/experts'][: case.get('count')]
+      used = base if case.get('based', True) else None
+      yield (
+        case,
+        used,
+        experts,
+        merged if refused else merged.reshape(base.shape),
+      )
 
 
 def semantics(case):
@@ -55,10 +69,8 @@ def resident_rule(case, base, experts, jit=True, seed=0, name=''):
   )
   rule = jax.jit(method.merge) if jit else method.merge
   fixed = facts.settings(method, case['parameters'], len(stack))
-  zero = np.zeros_like(stack[0])
-  computed = facts.compute(
-    method, Stored(name, zero if base is None else base, stack, fixed, seed)
-  )
+  base = np.zeros_like(stack[0]) if base is None else base
+  computed = facts.compute(method, Stored(name, base, stack, fixed, seed))
   arrays = jax.tree.map(
     jax.numpy.asarray, (parameters(case, len(stack)), computed)
   )
@@ -73,7 +85,9 @@ def on_grid(case):
 
 def has_free_order(case):
   """Whether mergekit's unstable sort decides which equal magnitudes stay."""
-  partly = any(0 < d < 1 for d in case['parameters'].get('density', []))
+  shares = case['parameters'].get('density', [])
+  share = case['parameters'].get('select_topk', 1.0)
+  partly = any(0 < d < 1 for d in [*shares, share])
   return case['tensor'] == 'tied' and partly
 
 
@@ -93,7 +107,9 @@ def largest_difference(recorded, method):
     assert np.isfinite(ours).all() and np.isfinite(theirs).all(), case
     if has_free_order(case):
       ours, theirs = (np.sort(np.abs(m), axis=None) for m in (ours, theirs))
-    scale = max(np.abs(experts).max(), np.abs(base).max()) or 1.0
-    worst = max(worst, (np.abs(ours - theirs).max() / scale, str(case)))
+    scale = np.abs(experts).max()
+    if base is not None:
+      scale = max(scale, np.abs(base).max())
+    worst = max(worst, (np.abs(ours - theirs).max() / (scale or 1), str(case)))
     count += 1
   return count, *worst

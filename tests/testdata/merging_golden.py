@@ -1,16 +1,21 @@
-"""Writes merging_mergekit_0.1.5.npz: mergekit's own merges of random stacks.
+"""Writes merging*_mergekit_0.1.5.npz: mergekit's own merges of random stacks.
 
 .venv-peers/bin/python tests/testdata/merging_golden.py
 
-Holds `cases` (a JSON list of {method, tensor, parameters}), per tensor
-`<tensor>/base` [...] and `<tensor>/experts` [K, ...], per case `merged/<i>`.
+Each holds `cases` (a JSON list of {method, tensor, parameters} and, where not
+all experts or no base are merged, `count` and `based`), per tensor
+`<tensor>/base` [...] and `<tensor>/experts` [K, ...], and `merged`, the results
+behind one another, but for those of `refused` cases (a JSON list of indices),
+where Multi-SLERP's directions balance.
 SLERP goes from expert 0 to expert 1, mergekit's base and other model.
 """
 
 import importlib.metadata
 import json
 import pathlib
+from types import ModuleType
 
+import merging_further
 import numpy as np
 import torch
 from mergekit.merge_methods import registry
@@ -113,11 +118,12 @@ def cases(made) -> list[dict]:
 def merge(case: dict, base: np.ndarray, experts: np.ndarray) -> np.ndarray:
   """One case by mergekit."""
   inputs = [torch.from_numpy(expert.copy()) for expert in experts]
+  inputs = inputs[: case.get('count')]
   parameters = dict(case['parameters'])
-  if case['method'] == 'linear':
-    group = TensorGroup.from_tensors(inputs)
-  elif case['method'] == 'slerp':
+  if case['method'] == 'slerp':
     group = TensorGroup.from_tensors(inputs[:2], base_index=0)
+  elif case['method'] == 'linear' or not case.get('based', True):
+    group = TensorGroup.from_tensors(inputs)
   else:
     inputs = [torch.from_numpy(base.copy()), *inputs]
     group = TensorGroup.from_tensors(inputs, base_index=0)
@@ -125,25 +131,75 @@ def merge(case: dict, base: np.ndarray, experts: np.ndarray) -> np.ndarray:
   return merged.numpy()
 
 
-def record(seed: int) -> dict[str, np.ndarray]:
-  """Everything recorded, by name."""
-  made = tensors(seed)
-  listed = cases(made)
-  recorded = {'cases': np.array(json.dumps(listed))}
+def keeping(seed: int) -> dict[str, np.ndarray]:
+  """How often random masks keep each entry of one expert, and its L1 norm.
+
+  `kept/<i>/base`, `expert`, `count` of merges that keep each entry, int64
+  [...], and `l1` of the merged delta in each, [REPEATS].
+  """
+  draw = np.random.default_rng(seed)
+  torch.manual_seed(seed)
+  recorded = {}
+  for i, (method, density, epsilon) in enumerate(merging_further.KEPT):
+    base, delta = draw.normal(size=(2, 6, 11)).astype(np.float32)
+    parameters = {'weight': (1.0,), 'density': (density,), 'normalize': False}
+    if epsilon is not None:
+      parameters['epsilon'] = (epsilon,)
+    case = {'method': method, 'parameters': parameters}
+    expert = base + delta
+    moved = np.stack(
+      [
+        merge(case, base, expert[None]) - base
+        for _ in range(merging_further.REPEATS)
+      ]
+    )
+    recorded |= {
+      f'kept/{i}/base': base,
+      f'kept/{i}/expert': expert,
+      f'kept/{i}/count': (moved != 0).sum(axis=0),
+      f'kept/{i}/l1': np.abs(moved).sum(axis=(1, 2)),
+    }
+  return recorded
+
+
+def record(seed: int, suite: ModuleType | None = None) -> dict[str, np.ndarray]:
+  """Everything recorded, by name.
+
+  Args:
+    seed: of the tensors.
+    suite: has `tensors` and `cases`; default, those above.
+  """
+  made = (suite.tensors if suite else tensors)(seed)
+  listed = (suite.cases if suite else cases)(made)
+  recorded, merged, refused = {}, [], []
   for name, (base, experts) in made.items():
     recorded |= {f'{name}/base': base, f'{name}/experts': experts}
   for i, case in enumerate(listed):
-    recorded[f'merged/{i}'] = merge(case, *made[case['tensor']])
-  return recorded
+    try:
+      merged.append(merge(case, *made[case['tensor']]).reshape(-1))
+    except ValueError as error:
+      if 'antipodal' not in str(error):
+        raise
+      refused.append(i)
+  texts = {'cases': json.dumps(listed), 'refused': json.dumps(refused)}
+  recorded |= {name: np.array(text) for name, text in texts.items()}
+  return recorded | {'merged': np.concatenate(merged)}
+
+
+def further(seed: int) -> dict[str, np.ndarray]:
+  """Everything recorded of the further methods, by name."""
+  return record(seed, merging_further) | keeping(seed)
 
 
 def main() -> None:
   version = importlib.metadata.version('mergekit')
-  path = pathlib.Path(__file__).with_name(f'merging_mergekit_{version}.npz')
-  recorded = record(seed=0)
-  np.savez_compressed(path, **recorded)
-  merged = len([name for name in recorded if name.startswith('merged/')])
-  print(f'{path.name}: {merged} cases, {path.stat().st_size} bytes')
+  for name, recorded in (('', record(0)), ('_further', further(0))):
+    path = pathlib.Path(__file__).with_name(
+      f'merging{name}_mergekit_{version}.npz'
+    )
+    np.savez_compressed(path, **recorded)
+    count = len(json.loads(str(recorded['cases'])))
+    print(f'{path.name}: {count} cases, {path.stat().st_size} bytes')
 
 
 if __name__ == '__main__':
