@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 
 from automerge_jax.types import Array, MergeMethod, Parameter
@@ -47,6 +48,17 @@ def normalised(mixed: Array, divisor: Array, normalize: Array) -> Array:
   element, but not for a tensor of one element too.
   """
   return mixed * jnp.where(normalize > 0, 1.0 / divisor, 1.0)
+
+
+def spread(factors: Array, tensor: Array) -> Array:
+  """Factors [..., 1] of rows or columns, one for each entry of the tensor.
+
+  Apart from what follows: inside one loop, rows of few entries are compiled
+  with other roundings than the same entries in a chunk.
+  """
+  if factors.size == 1:
+    return factors
+  return jax.lax.optimization_barrier(jnp.broadcast_to(factors, tensor.shape))
 
 
 METHODS = (

@@ -58,13 +58,16 @@ def _levels(
 # largest. Both keep a window of ranks [start, stop) that grows with density.
 
 
-def window(density: float, size: int, gamma: float) -> tuple[int, int]:
+def window(density: float, size: int, gamma: float | None) -> tuple[int, int]:
   """Ranks of magnitude that are kept, [start, stop).
 
   The ⌊gamma n⌋ largest are dropped, unless the density then asks for more
-  entries than are left.
+  entries than are left. As in mergekit 0.1.5, Breadcrumbs may keep none of a
+  small tensor, TIES (gamma is None) keeps at least one.
   """
-  count = kept(density, size)
+  if gamma is None:
+    return 0, kept(density, size)
+  count = min(size, max(0, int(density * size)))
   start = min(int(gamma * size), size - count)
   return start, start + count
 
@@ -92,8 +95,8 @@ def _every_window(stored: Stored, k: int) -> np.ndarray:
   return levels
 
 
-def _gamma(stored: Stored, k: int) -> float:
-  return stored.settings['gamma'][k] if 'gamma' in stored.settings else 0.0
+def _gamma(stored: Stored, k: int) -> float | None:
+  return stored.settings['gamma'][k] if 'gamma' in stored.settings else None
 
 
 # -- random masks

@@ -28,7 +28,8 @@ def merge(
 ) -> Array:
   """θ₀ + t mean(τ)."""
   del coefficients
-  return base + facts['share'] * (linear.total_weight(stack) / len(stack))
+  share = linear.spread(facts['share'], base)
+  return base + share * (linear.total_weight(stack) / len(stack))
 
 
 def ratio(cosines: np.ndarray, count: int, paper: bool) -> np.ndarray:

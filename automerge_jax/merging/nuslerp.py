@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from automerge_jax.merging import linear
 from automerge_jax.merging.facts import gram, inner
 from automerge_jax.types import Array, Fact, MergeMethod, Parameter, Stored
 
@@ -44,6 +45,7 @@ def merge(
   second = jnp.where(straight, t, jnp.sin(t * angle) / safe)
   # Computed apart from the sum, or compilations differ in the last bit.
   first, second = jax.lax.optimization_barrier((first, second))
+  first, second = (linear.spread(f, base) for f in (first, second))
   return base + (first * stack[0] + second * stack[1])
 
 
