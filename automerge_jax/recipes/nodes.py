@@ -14,6 +14,8 @@ _KINDS = {
   yaml.ScalarNode: 'a value',
 }
 
+_MERGE = 'tag:yaml.org,2002:merge'  # the key `<<`
+
 
 class Node(NamedTuple):
   """A value in a YAML file.
@@ -57,11 +59,16 @@ class Node(NamedTuple):
     given = set()
     for key, _ in self.node.value:
       name = Node(key, self.where, self.path)
+      if key.tag == _MERGE:
+        continue
       if name.scalar() in given:
         name.fail(f'the key {name.scalar()!r} is given twice; keep one of them')
       given.add(name.scalar())
     merged = yaml.MappingNode(self.node.tag, list(self.node.value))
-    yaml.SafeLoader('').flatten_mapping(merged)  # keys merged by `<<`
+    try:
+      yaml.SafeLoader('').flatten_mapping(merged)
+    except ConstructorError as error:
+      self.fail(f'`<<` merges keys of mappings: {error.problem}')
     found = {}
     for key, value in merged.value:
       name = Node(key, self.where, self.path)
