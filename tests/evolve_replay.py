@@ -3,7 +3,7 @@
 import numpy as np
 
 from automerge_jax import recipe as recipes
-from automerge_jax.recipes import evolve
+from automerge_jax.recipes import evolve, genotype
 
 LAYERS = 4
 
@@ -14,10 +14,10 @@ def compare(recorded):
   for text, start, made in recorded:
     evolution = evolve.from_yaml(text)
     wanted = np.asarray(start, np.float32)
-    np.testing.assert_array_equal(evolve.initial(evolution, LAYERS), wanted)
-    for genotype, theirs in made:
-      genes = np.asarray(genotype, np.float32)
-      ours = evolve.to_recipe(evolution, genes, LAYERS)
+    np.testing.assert_array_equal(genotype.initial(evolution, LAYERS), wanted)
+    for genes, theirs in made:
+      genes = np.asarray(genes, np.float32)
+      ours = genotype.to_recipe(evolution, genes, LAYERS)
       same(ours, recipes.from_yaml(theirs), evolution.genome.merge_method)
       again = recipes.from_yaml(recipes.to_yaml(ours))
       same(again, ours, 'exactly')

@@ -7,7 +7,7 @@ import evolve_replay
 import numpy as np
 import pytest
 
-from automerge_jax.recipes import evolve
+from automerge_jax.recipes import evolve, genotype
 
 GOLDEN = pathlib.Path(__file__).with_name('testdata')
 SIMPLE = """
@@ -34,8 +34,8 @@ def test_a_different_gene_is_noticed(recorded):
   for text, start, made in recorded:
     if 'slerp' in text:
       continue
-    genotype, theirs = made[0]
-    changed = [genotype[0] * 1.001 + 0.001, *genotype[1:]]
+    genes, theirs = made[0]
+    changed = [genes[0] * 1.001 + 0.001, *genes[1:]]
     with pytest.raises(AssertionError):
       evolve_replay.compare([[text, start, [[changed, theirs]]]])
     noticed += 1
@@ -58,7 +58,7 @@ def test_tasks_and_evaluation_are_read():
 
 def test_random_starts_differ_by_seed_alone():
   evolution = evolve.from_yaml(SIMPLE + 'random_init: true\n')
-  first, again, other = (evolve.initial(evolution, 4, s) for s in (0, 0, 1))
+  first, again, other = (genotype.initial(evolution, 4, s) for s in (0, 0, 1))
   np.testing.assert_array_equal(first, again)
   assert first.shape == (1, 2, 1, 2) and (first != other).all()
   assert (first >= 0).all() and (first < 1).all()
@@ -88,4 +88,4 @@ def test_what_is_wrong_is_named(old, new, message):
 def test_groups_must_fill_the_layers():
   text = SIMPLE.replace('ties', 'ties\n  layer_granularity: 3')
   with pytest.raises(ValueError, match='layer_granularity 3 does not divide'):
-    evolve.shape(evolve.from_yaml(text).genome, 4)
+    genotype.shape(evolve.from_yaml(text).genome, 4)

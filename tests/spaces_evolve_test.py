@@ -8,7 +8,7 @@ from automerge_jax import recipe as recipes
 from automerge_jax.merging import layers, registry
 from automerge_jax.merging.resolve import resolve
 from automerge_jax.models import bert
-from automerge_jax.recipes import evolve
+from automerge_jax.recipes import evolve, genotype
 from automerge_jax.spaces import evolve as spaces
 
 CONFIG = {
@@ -92,7 +92,7 @@ def test_plan_and_recipe_say_the_same(case, family):
 def test_dimensions_are_mergekits_genes_in_order(case, family):
   evolution = _evolution(case)
   space = spaces.space(evolution, family)
-  of = evolve.shape(evolution.genome, 4)
+  of = genotype.shape(evolution.genome, 4)
   base_has_genes = case == 'dare_ties'
   assert len(space.names) == np.prod(of) * (2 if base_has_genes else 3) / 3
   assert len(set(space.names)) == len(space.names)
@@ -121,11 +121,11 @@ def test_the_unit_cube_is_covered(case, family):
 def test_the_start_of_mergekit_evolve_is_a_point(family):
   evolution = _evolution('ties')
   space = spaces.space(evolution, family)
-  start = evolve.initial(evolution, 4).ravel()
+  start = genotype.initial(evolution, 4).ravel()
   c = np.asarray(space.quantise(space.encode(start)))
   np.testing.assert_allclose(c, start, atol=5e-4)
   ours = space.describe(c)
-  theirs = evolve.to_recipe(evolution, c.astype(np.float64), 4)
+  theirs = genotype.to_recipe(evolution, c.astype(np.float64), 4)
   for part, other in zip(ours.slices, theirs.slices, strict=True):
     assert [s.model for s in part.sources] == [s.model for s in other.sources]
     assert [s.layers for s in part.sources] == [s.layers for s in other.sources]

@@ -7,11 +7,12 @@ from typing import Any
 from automerge_jax import trees
 from automerge_jax.merging import layers, registry
 from automerge_jax.merging import roles as roles_lib
+from automerge_jax.merging import stacks as stacks_lib
 from automerge_jax.merging.roles import Roles
+from automerge_jax.merging.stacks import Names
 from automerge_jax.recipes.document import (
   Recipe,
   Source,
-  over_all_layers,
 )
 from automerge_jax.types import MergeMethod
 
@@ -36,25 +37,6 @@ class Output:
   layer: int | None
 
 
-class _Names:
-  """The stored names of one checkpoint, sorted into stacks and layers."""
-
-  def __init__(self, names: Sequence[str]):
-    self.outside: list[str] = []
-    # Stack, then layer, then the name as in layer 0: the stored name.
-    self.stacks: dict[str, dict[int, dict[str, str]]] = {}
-    for name in names:
-      at = layers.place(name)
-      if at is None:
-        self.outside.append(name)
-      else:
-        stack = self.stacks.setdefault(at.stack, {})
-        stack.setdefault(at.layer, {})[layers.renumber(name, 0)] = name
-
-  def depth(self, stack: str) -> int:
-    return 1 + max(self.stacks.get(stack, {}), default=-1)
-
-
 def outputs(
   recipe: Recipe, names: Mapping[str, Sequence[str]]
 ) -> tuple[Output, ...]:
@@ -74,10 +56,11 @@ def outputs(
       parameter is missing.
   """
   method = registry.get(recipe.merge_method, recipe.semantics)
-  stored = {model: _Names(listed) for model, listed in names.items()}
+  stored = {model: Names(listed) for model, listed in names.items()}
   builder = _Builder(method, recipe, stored)
   found: list[Output] = []
-  owners = builder.owners()
+  everyone = [s.model for who in builder.who.values() for s in _everyone(who)]
+  owners = stacks_lib.owners(recipe.stacks, [stored[m] for m in everyone])
   for m, (_, outside) in enumerate(owners):
     found += builder.outside(m, outside, before=True)
   for m, (stacks, outside) in enumerate(owners):
@@ -92,7 +75,7 @@ class _Builder:
   """Collects outputs, and differences between the models' tensors."""
 
   def __init__(
-    self, method: MergeMethod, recipe: Recipe, stored: Mapping[str, _Names]
+    self, method: MergeMethod, recipe: Recipe, stored: Mapping[str, Names]
   ):
     self.method, self.recipe, self.stored = method, recipe, stored
     self.modules = recipe.stacks
@@ -116,53 +99,6 @@ class _Builder:
         f'the models differ in {len(self.unlike)} tensors (- missing, + '
         f'unexpected):{trees.listing(self.unlike)}'
       )
-
-  def owners(self) -> list[tuple[list[str], list[str]]]:
-    """Stacks, and names outside of them, of each module."""
-    modules = self.modules
-    stacks: dict[str, None] = {}
-    outside: dict[str, None] = {}
-    for who in self.who.values():
-      for source in _everyone(who):
-        stacks |= dict.fromkeys(self.stored[source.model].stacks)
-        outside |= dict.fromkeys(self.stored[source.model].outside)
-    if len(modules) == 1:
-      if len(stacks) != 1 and not over_all_layers(modules[0]):
-        raise ValueError(
-          f'slices choose layers of one stack, the models have '
-          f'{list(stacks) or "none"}; name each under `modules`'
-        )
-      return [(list(stacks), list(outside))]
-    found: list[tuple[list[str], list[str]]] = [([], []) for _ in modules]
-    for stack in stacks:
-      i = self._module(stack)
-      if i is None:
-        raise ValueError(
-          f'no module is named after the stack {stack!r}; modules are '
-          f'{[m.name for m in modules]}, stacks are {list(stacks)}'
-        )
-      found[i][0].append(stack)
-    for module, (own, _) in zip(modules, found, strict=True):
-      if len(own) != 1 and not (own and over_all_layers(module)):
-        raise ValueError(
-          f'module {module.name!r} has the stacks {own} of {list(stacks)}; '
-          'name a module after the beginning of one stack'
-        )
-    for name in outside:
-      i = self._module(name)
-      if i is None:
-        i = 0 if layers.is_before(name) else -1
-      found[i][1].append(name)
-    return found
-
-  def _module(self, name: str) -> int | None:
-    """The module whose name is the longest beginning of a name."""
-    fitting = [
-      (len(module.name), i)
-      for i, module in enumerate(self.modules)
-      if name == module.name or name.startswith((f'{module.name}.',))
-    ]
-    return max(fitting)[1] if fitting else None
 
   def in_layers(self, m: int, stack: str) -> list[Output]:
     """The tensors of one stack of layers, in order."""
@@ -210,8 +146,8 @@ class _Builder:
     models = [s.model for s in _everyone(who)]
     held = {}
     for model in models:
-      own = self.stored[model].outside
-      held[model] = {name: name for name in names if name in set(own)}
+      own = set(self.stored[model].outside)
+      held[model] = {name: name for name in names if name in own}
     for name in names:
       if layers.is_head(name) and any(name in own for own in held.values()):
         for model, own in held.items():

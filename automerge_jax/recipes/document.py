@@ -44,8 +44,11 @@ def model_ref(text: str) -> ModelRef:
     raise ValueError(
       f'model {text!r}; expected path[@revision][+lora[@revision]]'
     )
-  ends = [(*part, None)[:2] for part in parts]
-  return ModelRef(*ends[0], *(ends[1] if len(ends) > 1 else ()))
+  ends: list[str | None] = []
+  for part in parts:
+    ends += [part[0], part[1] if len(part) > 1 else None]
+  path, *others = ends
+  return ModelRef(path or '', *others)
 
 
 def _at(path: str, revision: str | None) -> str:

@@ -1,6 +1,6 @@
 """YAML whose values know their line, so that errors can say where."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import yaml
@@ -8,7 +8,7 @@ from yaml.constructor import ConstructorError
 
 from automerge_jax import trees
 
-_KINDS = {
+_KINDS: dict[type[yaml.Node], str] = {
   yaml.MappingNode: 'keys',
   yaml.SequenceNode: 'a list',
   yaml.ScalarNode: 'a value',
@@ -121,7 +121,7 @@ class Node(NamedTuple):
       self.fail(f'unknown value {value!r}' + trees.nearest(value, valid))
     return value
 
-  def _expect(self, kind: type) -> None:
+  def _expect(self, kind: type[yaml.Node]) -> None:
     if not isinstance(self.node, kind):
       self.fail(f'expected {_KINDS[kind]}, got {_shown(self.node)}')
 
@@ -141,6 +141,11 @@ def documents(text: str, where: str) -> list[Node]:
   except yaml.YAMLError as error:
     raise ValueError(f'{where}: no YAML: {error}') from error
   return [Node(node, where) for node in found if node is not None]
+
+
+def optional(fields: Mapping[str, Node], key: str, read: Callable) -> Any:
+  """What `read` makes of a key's value, None without the key."""
+  return read(fields[key]) if key in fields else None
 
 
 def _shown(node: yaml.Node) -> str:

@@ -1,23 +1,17 @@
 """From YAML to a recipe, strictly: what is not understood is an error."""
 
-from collections.abc import Callable
-
 from automerge_jax import trees
 from automerge_jax.merging import registry
-from automerge_jax.recipes import nodes, peer, settings
+from automerge_jax.recipes import nodes, peer, settings, tokens
 from automerge_jax.recipes.document import (
-  ModelToken,
   Module,
   Recipe,
   Setting,
   Slice,
   Source,
-  TokenizerSpec,
-  TokenSpec,
-  ZeroToken,
-  model_ref,
 )
 from automerge_jax.recipes.nodes import Node
+from automerge_jax.recipes.references import reference
 from automerge_jax.types import MergeMethod
 
 DTYPES = ('float32', 'bfloat16', 'float16')
@@ -112,15 +106,15 @@ class _Reader:
       merge_method=self.method.name,
       slices=parts,
       modules=modules,
-      base_model=_optional(fields, 'base_model', reference),
+      base_model=nodes.optional(fields, 'base_model', reference),
       parameters=self._parameters(fields),
-      inputs=_optional(fields, 'inputs', _inputs) or {},
+      inputs=nodes.optional(fields, 'inputs', _inputs) or {},
       semantics=self.semantics,
-      dtype=_optional(fields, 'dtype', _dtype),
-      out_dtype=_optional(fields, 'out_dtype', _dtype),
-      tokenizer=_tokenizer(fields),
-      chat_template=_optional(fields, 'chat_template', Node.text),
-      seed=_optional(fields, 'seed', _seed) or 0,
+      dtype=nodes.optional(fields, 'dtype', _dtype),
+      out_dtype=nodes.optional(fields, 'out_dtype', _dtype),
+      tokenizer=tokens.tokenizer(fields),
+      chat_template=nodes.optional(fields, 'chat_template', Node.text),
+      seed=nodes.optional(fields, 'seed', _seed) or 0,
       warnings=tuple(self.warnings),
     )
     if self.method.stack == 'deltas':
@@ -185,14 +179,18 @@ class _Reader:
       if 'layer_range' not in own:
         source.fail('`layer_range` is missing; expected [start, end]')
       sources.append(self._source(source, own, _span(own['layer_range'])))
-    counts = {s.model: s.layers[1] - s.layers[0] for s in sources}
+    counts = {
+      s.model: end - start
+      for s in sources
+      for start, end in [s.layers or (0, 0)]
+    }
     if len(set(counts.values())) > 1:
       fields['sources'].fail(
         f'sources have unequal numbers of layers: {counts}'
       )
     return Slice(
       self._distinct(sources, listed),
-      _optional(fields, 'base_model', reference),
+      nodes.optional(fields, 'base_model', reference),
       self._parameters(fields),
     )
 
@@ -237,45 +235,6 @@ class _Reader:
     self.warnings.append(f'{node.where}:{line}: {node.path}: {message}')
 
 
-def reference(node: Node) -> str:
-  """A model's name, from text or from {model: {path, revision}, lora: ...}."""
-  if not node.is_mapping():
-    text = node.text()
-    try:
-      return str(model_ref(text))
-    except ValueError as error:
-      node.fail(str(error))
-  fields = node.fields(('model', 'lora', 'override_architecture'))
-  if 'model' not in fields:
-    node.fail('`model` is missing')
-  if 'override_architecture' in fields:
-    fields['override_architecture'].fail(
-      'it is not supported and not needed: tensors are found by their names'
-    )
-  parts = [_path(fields[key]) for key in ('model', 'lora') if key in fields]
-  return '+'.join(parts)
-
-
-def _path(node: Node) -> str:
-  fields = {'path': node}
-  if node.is_mapping():
-    fields = node.fields(('path', 'revision'))
-  if 'path' not in fields:
-    node.fail('`path` is missing')
-  parts = [fields[k].text() for k in ('path', 'revision') if k in fields]
-  for part in parts:
-    if not part or set('@+') & set(part):
-      node.fail(
-        f'{part!r} cannot be named: `@` and `+` separate revision and adapter; '
-        'rename the folder or link to it'
-      )
-  return '@'.join(parts)
-
-
-def _optional(fields: dict[str, Node], key: str, read: Callable):
-  return read(fields[key]) if key in fields else None
-
-
 def _filled(node: Node) -> list[Node]:
   found = node.items()
   if not found:
@@ -305,49 +264,6 @@ def _seed(node: Node) -> int:
 
 def _inputs(node: Node) -> dict[str, str]:
   return {model: pin.text() for model, pin in node.fields().items()}
-
-
-def _tokenizer(fields: dict[str, Node]) -> TokenizerSpec | None:
-  if 'tokenizer_source' in fields:
-    if 'tokenizer' in fields:
-      fields['tokenizer'].fail('give one of `tokenizer_source` and `tokenizer`')
-    return TokenizerSpec(reference(fields['tokenizer_source']))
-  if 'tokenizer' not in fields:
-    return None
-  node = fields['tokenizer']
-  own = node.fields(('source', 'tokens', 'pad_to_multiple_of'))
-  pad = _optional(own, 'pad_to_multiple_of', Node.integer)
-  if pad is not None and pad < 1:
-    own['pad_to_multiple_of'].fail(f'{pad} is not positive')
-  tokens = own['tokens'].fields() if 'tokens' in own else {}
-  return TokenizerSpec(
-    _optional(own, 'source', reference) or 'union',
-    {token: _token(spec) for token, spec in tokens.items()},
-    pad,
-  )
-
-
-def _token(node: Node) -> TokenSpec:
-  fields = node.fields(('source', 'force'))
-  force = fields['force'].flag() if 'force' in fields else False
-  return TokenSpec(_optional(fields, 'source', _token_source), force)
-
-
-def _token_source(node: Node) -> str | ModelToken | ZeroToken:
-  if not node.is_mapping() or 'kind' not in node.fields():
-    return reference(node)
-  kind = node.fields()['kind'].one_of(('model_token', 'zero'))
-  if kind == 'zero':
-    node.fields(('kind',))
-    return ZeroToken()
-  fields = node.fields(('kind', 'model', 'token', 'token_id'))
-  if 'model' not in fields or ('token' in fields) == ('token_id' in fields):
-    node.fail('expected `model` and one of `token` and `token_id`')
-  return ModelToken(
-    reference(fields['model']),
-    _optional(fields, 'token', Node.text),
-    _optional(fields, 'token_id', Node.integer),
-  )
 
 
 def _unknown(key: str, method: str, taken) -> str:

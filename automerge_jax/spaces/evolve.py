@@ -15,7 +15,7 @@ import numpy as np
 
 from automerge_jax.merging import layers, registry
 from automerge_jax.models import base as models
-from automerge_jax.recipes import evolve
+from automerge_jax.recipes import genotype
 from automerge_jax.recipes.document import Recipe
 from automerge_jax.recipes.evolve import Evolution, Genome
 from automerge_jax.spaces import grid
@@ -37,8 +37,8 @@ def space(evolution: Evolution, family: Family) -> SearchSpace:
   evolution = dataclasses.replace(evolution, genome=genome)
   method = registry.get(genome.merge_method)
   depth = family.num_layers
-  of = evolve.shape(genome, depth)
-  spans = evolve.spans(genome, depth)
+  of = genotype.shape(genome, depth)
+  spans = genotype.spans(genome, depth)
   spherical = genome.merge_method == 'slerp'
   names, owners, parameters, lows, highs = [], [], [], [], []
   ranges = {p.name: _range(p, genome) for p in method.parameters}
@@ -92,7 +92,7 @@ def space(evolution: Evolution, family: Family) -> SearchSpace:
   def describe(c) -> Recipe:
     if spherical:
       found = jax.device_get(pairs(jnp.asarray(c, jnp.float32)))
-      recipe = evolve.of_pairs(
+      recipe = genotype.of_pairs(
         evolution,
         [
           (int(first), int(second), grid.shortest(t))
@@ -104,7 +104,7 @@ def space(evolution: Evolution, family: Family) -> SearchSpace:
       )
     else:
       genes = np.asarray([grid.shortest(v) for v in np.ravel(c)])
-      recipe = evolve.to_recipe(evolution, genes, depth)
+      recipe = genotype.to_recipe(evolution, genes, depth)
     stated = {} if spherical else {'normalize': genome.normalized}
     return dataclasses.replace(recipe, parameters=stated, dtype='float32')
 
