@@ -1,12 +1,78 @@
 """Merges recorded with a peer, done again here and compared."""
 
 import json
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from automerge_jax.merging import chunks, facts, registry, resident
 from automerge_jax.types import Stored
+
+# Methods of the second recording, and how many cases each has at least.
+FURTHER = {
+  'arcee_fusion': 5,
+  'breadcrumbs': 140,
+  'breadcrumbs_ties': 140,
+  'dare_linear': 70,
+  'dare_ties': 70,
+  'della': 70,
+  'della_linear': 70,
+  'karcher': 85,
+  'model_stock': 60,
+  'multislerp': 190,
+  'nearswap': 90,
+  'nuslerp': 300,
+  'passthrough': 60,
+  'ram': 90,
+  'ramplus_tl': 180,
+  'sce': 190,
+  'task_arithmetic': 30,
+  'ties': 30,
+}
+
+
+class Keeping(NamedTuple):
+  """How often entries of a delta are kept, and its L1 norm in each merge."""
+
+  density: float
+  epsilon: float | None
+  repeats: int
+  delta: np.ndarray
+  ours: np.ndarray
+  theirs: np.ndarray
+  l1: float
+  ours_l1: np.ndarray
+  theirs_l1: np.ndarray
+
+
+def keeping(recorded, i):
+  """Frequencies of one recorded random mask and of ours, over as many seeds."""
+  method, density, epsilon = json.loads(str(recorded['kept']))[i]
+  base = recorded[f'kept/{i}/base']
+  expert = recorded[f'kept/{i}/expert']
+  theirs_l1 = recorded[f'kept/{i}/l1']
+  stated = {'weight': (1.0,), 'density': (density,), 'normalize': False}
+  if epsilon is not None:
+    stated['epsilon'] = (epsilon,)
+  case = {'method': method, 'parameters': stated}
+  merged = np.stack(
+    [
+      by_tensor(case, base, expert[None], seed) - base
+      for seed in range(len(theirs_l1))
+    ]
+  )
+  return Keeping(
+    density,
+    epsilon,
+    len(theirs_l1),
+    expert - base,
+    (merged != 0).mean(axis=0),
+    recorded[f'kept/{i}/count'] / len(theirs_l1),
+    np.abs(expert - base).sum(),
+    np.abs(merged).sum(axis=(1, 2)),
+    theirs_l1,
+  )
 
 
 def read(recorded, method, refused=False):
@@ -85,9 +151,7 @@ def on_grid(case):
 
 def has_free_order(case):
   """Whether mergekit's unstable sort decides which equal magnitudes stay."""
-  shares = case['parameters'].get('density', [])
-  share = case['parameters'].get('select_topk', 1.0)
-  partly = any(0 < d < 1 for d in [*shares, share])
+  partly = any(0 < d < 1 for d in case['parameters'].get('density', []))
   return case['tensor'] == 'tied' and partly
 
 

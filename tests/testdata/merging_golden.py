@@ -117,29 +117,35 @@ def cases(made) -> list[dict]:
 
 def merge(case: dict, base: np.ndarray, experts: np.ndarray) -> np.ndarray:
   """One case by mergekit."""
-  inputs = [torch.from_numpy(expert.copy()) for expert in experts]
-  inputs = inputs[: case.get('count')]
-  parameters = dict(case['parameters'])
+  tensors = [torch.from_numpy(array.copy()) for array in (base, *experts)]
+  return merge_tensors(case, tensors[0], tensors[1:]).numpy()
+
+
+def merge_tensors(
+  case: dict, base: torch.Tensor, experts: list[torch.Tensor]
+) -> torch.Tensor:
+  """One case by mergekit, in the tensors' dtype."""
+  inputs = experts[: case.get('count')]
   if case['method'] == 'slerp':
     group = TensorGroup.from_tensors(inputs[:2], base_index=0)
   elif case['method'] == 'linear' or not case.get('based', True):
     group = TensorGroup.from_tensors(inputs)
   else:
-    inputs = [torch.from_numpy(base.copy()), *inputs]
-    group = TensorGroup.from_tensors(inputs, base_index=0)
-  (merged,) = registry.get(case['method'])([group], parameters=parameters)
-  return merged.numpy()
+    group = TensorGroup.from_tensors([base, *inputs], base_index=0)
+  method = registry.get(case['method'])
+  (merged,) = method([group], parameters=dict(case['parameters']))
+  return merged
 
 
 def keeping(seed: int) -> dict[str, np.ndarray]:
   """How often random masks keep each entry of one expert, and its L1 norm.
 
-  `kept/<i>/base`, `expert`, `count` of merges that keep each entry, int64
+  `kept` (a JSON list of method, density, epsilon), `kept/<i>/base`, `expert`, `count` of merges that keep each entry, int64
   [...], and `l1` of the merged delta in each, [REPEATS].
   """
   draw = np.random.default_rng(seed)
   torch.manual_seed(seed)
-  recorded = {}
+  recorded = {'kept': np.array(json.dumps(merging_further.KEPT))}
   for i, (method, density, epsilon) in enumerate(merging_further.KEPT):
     base, delta = draw.normal(size=(2, 6, 11)).astype(np.float32)
     parameters = {'weight': (1.0,), 'density': (density,), 'normalize': False}
