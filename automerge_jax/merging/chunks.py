@@ -6,8 +6,10 @@ same handful of compiled functions, whatever its shape.
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 
 from automerge_jax.merging import facts as facts_lib
@@ -56,25 +58,26 @@ def merge(
   experts: list[np.ndarray],
   name: str,
   seed: int,
+  whole: Mapping[str, Any],
   checked: Callable[[int, int], None] = lambda start, stop: None,
   statistics: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
   """Merged chunks, float32 [n], with the position of their first entry.
 
   Args:
-    method, parameters, base, experts, name, seed: as for `merge_tensor`.
+    method, parameters, base, experts, name, seed, whole: as for `merge_tensor`.
     checked: is called with ranges of entries before they are used.
     statistics: as for `merge_tensor`.
   """
   shape, size = experts[0].shape, experts[0].size
+  if not size:  # of nothing there are no facts
+    return
   coefficients = {k: np.asarray(v, np.float32) for k, v in parameters.items()}
   stack, facts = None, {}
   if method.facts:
     checked(0, size)
     stack = resident.tensor_stack(method, base, experts)
-    settings = facts_lib.settings(method, parameters, len(experts))
-    if 'density' in parameters:
-      settings['density'] = parameters['density']
+    settings = facts_lib.known(method, parameters, len(experts))
     whole_base = np.zeros(shape, np.float32) if base is None else base
     facts = facts_lib.compute(
       method,
@@ -114,26 +117,36 @@ def merge(
     yield start, np.asarray(merged)[: stop - start]
 
 
-def check(
+def cast(
   part: np.ndarray,
+  dtype: np.dtype,
   method: MergeMethod,
   name: str,
   parameters: Parameters,
-) -> None:
-  """Refuses NaN and infinity that finite inputs were merged to.
+) -> np.ndarray:
+  """Merged float32 values as they are stored.
 
   Raises:
-    ValueError: naming tensor, method and numbers.
+    ValueError: for NaN and infinity that finite inputs were merged to, and for
+      values beyond the type's; naming tensor, method and numbers.
   """
-  with np.errstate(over='ignore', invalid='ignore'):
-    if np.isfinite(part.sum()):
-      return
-  if not np.isfinite(part).all():
+  low, high = part.min(), part.max()  # NaN if there is one
+  if not np.isfinite([low, high]).all():
     raise ValueError(
       f'{method.name} of tensor {name!r} is not finite, though its inputs are; '
       f'with {dict(parameters)}: do weights sum to zero under `normalize`, or '
       'is a number far too large?'
     )
+  with np.errstate(over='ignore'):
+    stored = part.astype(dtype, copy=False)
+  largest = max(-low, high)
+  if largest > ml_dtypes.finfo(dtype).max and not np.isfinite(stored).all():
+    raise ValueError(
+      f'{method.name} of tensor {name!r} gives values up to {largest:g}, which '
+      f'{dtype} does not hold; state a wider `out_dtype`, such as bfloat16 or '
+      'float32'
+    )
+  return stored
 
 
 def _pieces(size: int) -> Iterator[tuple[int, int, int]]:

@@ -88,9 +88,9 @@ def seconds(models: Opened, plan: Plan) -> float:
 def _step(plan: Plan, step: Step) -> list[str]:
   output = step.output
   what = f'{output.name} {list(step.info.shape)} {step.info.dtype}'
-  places = plans.places_of(plan.method, output)
   if step.copied:
-    return [f'{what}: copied from {places[-1][0]}']
+    return [f'{what}: copied from {plans.origin(output)[0]}']
+  places = plans.places_of(plan.method, output)
   numbers = ', '.join(_number(*item) for item in output.parameters.items())
   lines = [f'{what}: {plan.method.name}({numbers})']
   if any(name != output.name for _, name in places):

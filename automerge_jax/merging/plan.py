@@ -5,6 +5,7 @@ its inputs, numbers, type and shape, and what that costs.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import jax.numpy as jnp
@@ -40,9 +41,9 @@ class Step:
   @property
   def bytes_read(self) -> int:
     """Bytes of input tensors."""
-    return sum(
-      info.nbytes for info in self.inputs[: 1 if self.copied else None]
-    )
+    if self.copied:
+      return self.info.nbytes
+    return sum(info.nbytes for info in self.inputs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,17 +118,26 @@ def _step(
   places = places_of(method, output)
   inputs = tuple(checkpoints[model].info(name) for model, name in places)
   copied = not all(is_floating(info.dtype) for info in inputs)
-  first = inputs[-1]  # the base, or for methods without one any model
   stated = recipe.out_dtype or recipe.dtype
   if copied:
-    dtype = first.dtype
+    model, name = origin(output)
+    dtype = checkpoints[model].info(name).dtype
   elif stated is None:
-    dtype = np.dtype(jnp.promote_types(*[i.dtype for i in inputs][:2]))
-    for info in inputs[2:]:
-      dtype = np.dtype(jnp.promote_types(dtype, info.dtype))
+    held = [info.dtype for info in inputs]
+    dtype = np.dtype(functools.reduce(jnp.promote_types, held))
   else:
     dtype = np.dtype(jnp.dtype(stated))
-  return Step(output, TensorInfo(first.shape, dtype), inputs, copied)
+  return Step(output, TensorInfo(inputs[-1].shape, dtype), inputs, copied)
+
+
+def _widest(dtypes: list[np.dtype]) -> np.dtype:
+  """The type that holds the numbers of several."""
+  if len(set(dtypes)) == 1:
+    return dtypes[0]
+  # Of one byte there are several that no other of them holds; all wider do.
+  wider = {dtype for dtype in dtypes if dtype.itemsize > 1}
+  found = functools.reduce(jnp.promote_types, wider or {np.dtype(np.float32)})
+  return np.dtype(found)
 
 
 def places_of(method: MergeMethod, output: Output) -> list[tuple[str, str]]:
@@ -136,6 +146,11 @@ def places_of(method: MergeMethod, output: Output) -> list[tuple[str, str]]:
   if output.base is not None and method.stack != 'weights':
     places.append(output.base)
   return places
+
+
+def origin(output: Output) -> tuple[str, str]:
+  """(model, stored name) that a tensor is copied from, if it is copied."""
+  return output.base or output.sources[-1]
 
 
 def _check_shapes(method: MergeMethod, steps: list[Step]) -> None:

@@ -10,12 +10,14 @@ import os
 import pathlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from automerge_jax.io.checkpoints import open_checkpoint
 from automerge_jax.io.tensors import Checkpoint, check_finite
-from automerge_jax.merging import chunks
+from automerge_jax.merging import chunks, resident
+from automerge_jax.merging import facts as facts_lib
 from automerge_jax.merging import plan as plans
 from automerge_jax.merging.budget import Budget
 from automerge_jax.merging.plan import Plan, Step
@@ -55,10 +57,11 @@ def run(
   def work(step: Step) -> None:
     with budget.spend(cost(step)):
       if not stop.is_set():
-        _step(plan, step, checkpoints, write)
+        _step(plan, step, checkpoints, write, whole)
         done(step)
 
   workers = workers or os.cpu_count() or 1
+  whole = _whole(plan, checkpoints)
   with concurrent.futures.ThreadPoolExecutor(workers) as pool:
     try:
       for finished in [pool.submit(work, step) for step in steps]:
@@ -85,6 +88,7 @@ def merge(
   """
   checkpoints = {m: open_checkpoint(path) for m, path in folders.items()}
   plan = plans.make(recipe, checkpoints)
+  whole = _whole(plan, checkpoints)
   for step in plan.steps:
     merged = np.empty(step.info.size, step.info.dtype)
 
@@ -92,7 +96,7 @@ def merge(
       del name
       merged[start : start + part.size] = part.reshape(-1)
 
-    _step(plan, step, checkpoints, write)
+    _step(plan, step, checkpoints, write, whole)
     yield step.output.name, merged.reshape(step.info.shape)
 
 
@@ -101,14 +105,15 @@ def _step(
   step: Step,
   checkpoints: Mapping[str, Checkpoint],
   write: Write,
+  whole: Mapping[str, Any],
 ) -> None:
   """Merges one tensor."""
   output = step.output
-  places = plans.places_of(plan.method, output)
   if step.copied:
-    model, name = places[-1]
+    model, name = plans.origin(output)
     write(output.name, checkpoints[model].get(name), 0)
     return
+  places = plans.places_of(plan.method, output)
   arrays = [checkpoints[model].get(name) for model, name in places]
   base = arrays.pop() if len(places) > len(output.sources) else None
 
@@ -124,8 +129,46 @@ def _step(
     arrays,
     output.sources[0][1],
     plan.seed,
+    whole,
     checked,
   )
   for start, part in parts:
-    chunks.check(part, plan.method, output.name, output.parameters)
-    write(output.name, part.astype(step.info.dtype, copy=False), start)
+    stored = chunks.cast(
+      part, step.info.dtype, plan.method, output.name, output.parameters
+    )
+    write(output.name, stored, start)
+
+
+def _whole(
+  plan: Plan, checkpoints: Mapping[str, Checkpoint]
+) -> Mapping[str, Any]:
+  """What the method has to know of whole models first.
+
+  Raises:
+    ValueError: if numbers that concern whole models differ between tensors.
+  """
+  method = plan.method
+  steps = [step for step in plan.steps if not step.copied]
+  if method.whole is None or not steps:
+    return {}
+  settings = [
+    facts_lib.known(method, s.output.parameters, len(s.output.sources))
+    for s in steps
+  ]
+  for step, own in zip(steps, settings, strict=True):
+    if own != settings[0]:
+      raise ValueError(
+        f"{method.name} in the paper's sense looks at whole models, so its "
+        f'numbers must be the same for every tensor; got {settings[0]} and '
+        f'{own} for {step.output.name!r}'
+      )
+
+  def stacks() -> Iterator[tuple[str, np.ndarray]]:
+    for step in steps:
+      places = plans.places_of(method, step.output)
+      arrays = [checkpoints[model].get(name) for model, name in places]
+      base = arrays.pop() if len(places) > len(step.output.sources) else None
+      name = step.output.sources[0][1]
+      yield name, resident.tensor_stack(method, base, arrays)
+
+  return method.whole(stacks, settings[0])
