@@ -123,8 +123,7 @@ def _step(
     model, name = origin(output)
     dtype = checkpoints[model].info(name).dtype
   elif stated is None:
-    held = [info.dtype for info in inputs]
-    dtype = np.dtype(functools.reduce(jnp.promote_types, held))
+    dtype = _widest([info.dtype for info in inputs])
   else:
     dtype = np.dtype(jnp.dtype(stated))
   return Step(output, TensorInfo(inputs[-1].shape, dtype), inputs, copied)
@@ -134,7 +133,7 @@ def _widest(dtypes: list[np.dtype]) -> np.dtype:
   """The type that holds the numbers of several."""
   if len(set(dtypes)) == 1:
     return dtypes[0]
-  # Of one byte there are several that no other of them holds; all wider do.
+  # No type of one byte holds another; every wider type holds them all.
   wider = {dtype for dtype in dtypes if dtype.itemsize > 1}
   found = functools.reduce(jnp.promote_types, wider or {np.dtype(np.float32)})
   return np.dtype(found)
