@@ -1,6 +1,6 @@
 """What mergekit does with recipes; runs in .venv-peers.
 
-python recipe_peer.py INPUTS.npz OUTPUTS.npz, with `seed` and `count`
+python recipe_peer.py INPUTS.npz OUTPUTS.npz, with `documents` (a JSON list)
 """
 
 import contextlib
@@ -63,8 +63,8 @@ def answer(text: str):
     return str(error).splitlines()[0]
 
 
-def record(seed: int, count: int) -> list:
-  """[document, answer] of `count` random documents."""
+def record(documents: list[str]) -> list:
+  """[document, answer] of each document."""
   with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
     for model, layers in recipe_documents.LAYERS.items():
       os.mkdir(model)
@@ -89,12 +89,12 @@ def record(seed: int, count: int) -> list:
         f'{model}/model.safetensors',
         metadata={'format': 'pt'},
       )
-    return [[text, answer(text)] for text in recipe_documents.draw(seed, count)]
+    return [[text, answer(text)] for text in documents]
 
 
 def main(inputs: str, outputs: str) -> None:
   with np.load(inputs) as given:
-    recorded = record(int(given['seed']), int(given['count']))
+    recorded = record(json.loads(str(given['documents'])))
   np.savez(outputs, recorded=np.array(json.dumps(recorded)))
 
 

@@ -21,8 +21,8 @@ import recipe_peer
 def main() -> None:
   version = importlib.metadata.version('mergekit')
   path = pathlib.Path(__file__).with_name(f'recipe_mergekit_{version}.npz')
-  recorded = recipe_peer.record(seed=0, count=240)
-  text = json.dumps(recorded, separators=(',', ':'))
+  recorded = recipe_peer.record(recipe_peer.recipe_documents.draw(0, 240))
+  text = json.dumps(recorded, separators=(',', ':'), sort_keys=True)
   np.savez_compressed(path, recorded=np.array(text))
   print(f'{path.name}: {len(recorded)} recipes, {path.stat().st_size} bytes')
 
