@@ -30,6 +30,7 @@ def merge_tensor(
   name: str = '',
   seed: int = 0,
   statistics: Mapping[str, np.ndarray] | None = None,
+  whole: Mapping[str, Any] | None = None,
 ) -> np.ndarray:
   """One stored tensor, merged in float32.
 
@@ -41,10 +42,11 @@ def merge_tensor(
     name: stored name, which random masks depend on.
     seed: of random masks.
     statistics: what was measured of this tensor, `{statistic: [K, ...]}`.
+    whole: what the method found on whole models.
   """
   merged = np.empty(experts[0].size, np.float32)
   parts = merge(
-    method, parameters, base, experts, name, seed, statistics=statistics
+    method, parameters, base, experts, name, seed, statistics, whole
   )
   for start, part in parts:
     merged[start : start + part.size] = part
@@ -58,16 +60,16 @@ def merge(
   experts: list[np.ndarray],
   name: str,
   seed: int,
-  whole: Mapping[str, Any],
-  checked: Callable[[int, int], None] = lambda start, stop: None,
   statistics: Mapping[str, np.ndarray] | None = None,
+  whole: Mapping[str, Any] | None = None,
+  checked: Callable[[int, int], None] = lambda start, stop: None,
 ) -> Iterator[tuple[int, np.ndarray]]:
   """Merged chunks, float32 [n], with the position of their first entry.
 
   Args:
-    method, parameters, base, experts, name, seed, whole: as for `merge_tensor`.
+    method, parameters, base, experts, name, seed, statistics, whole: as for
+      `merge_tensor`.
     checked: is called with ranges of entries before they are used.
-    statistics: as for `merge_tensor`.
   """
   shape, size = experts[0].shape, experts[0].size
   if not size:  # of nothing there are no facts
@@ -82,7 +84,13 @@ def merge(
     facts = facts_lib.compute(
       method,
       Stored(
-        name, _float32(whole_base), stack, settings, seed, statistics or {}
+        name,
+        _float32(whole_base),
+        stack,
+        settings,
+        seed,
+        statistics or {},
+        whole or {},
       ),
     )
     stack = stack.reshape(len(experts), -1)

@@ -65,7 +65,23 @@ def _levels(stored: Stored, _: Mapping[str, np.ndarray]) -> np.ndarray:
   return levels
 
 
+def _shifts(stored: Stored, _: Mapping[str, np.ndarray]) -> np.ndarray:
+  """How much less than the density each entry's probability is, [K, ...]."""
+  shifts = np.empty(stored.stack.shape, np.float32)
+  for k, deltas in enumerate(stored.stack):
+    length = deltas.shape[-1] if deltas.ndim else 1
+    rows, found = deltas.reshape(-1, length), shifts[k : k + 1]
+    epsilon = stored.settings['epsilon'][k]
+    found = found.reshape(-1, length)  # a view
+    step = max(1, _PART // length)
+    for start in range(0, len(rows), step):
+      part = slice(start, start + step)
+      found[part] = _shift(rows[part], epsilon)
+  return shifts
+
+
 LEVEL = Fact('level', _levels)
+SHIFT = Fact('shift', _shifts)
 METHODS = tuple(
   sparse.method(
     name,
@@ -76,6 +92,20 @@ METHODS = tuple(
     rescale=True,
     densities=(0.16, 0.84),
     further=(Parameter('epsilon', 0.15, True, setting=True),),
+  )
+  for name in ('della_linear', 'della')
+) + tuple(
+  sparse.method(
+    name,
+    LEVEL,
+    masks.INVERSE_DENSITY,
+    consensus=name == 'della',
+    normalize=name == 'della',
+    rescale=False,
+    densities=(0.16, 0.84),
+    further=(Parameter('epsilon', 0.15, True, setting=True),),
+    semantics='paper',
+    of_entry=SHIFT,
   )
   for name in ('della_linear', 'della')
 )

@@ -14,6 +14,7 @@ from automerge_jax.merging import plan as plans
 from automerge_jax.merging import sources, streaming
 from automerge_jax.merging.plan import Plan, Step
 from automerge_jax.recipe import Recipe
+from automerge_jax.statistics import folder as measured_folder
 
 RECIPE = 'recipe.yaml'
 CARD = 'README.md'
@@ -59,6 +60,7 @@ def rename(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
     ),
     base_model=names.get(recipe.base_model or '', recipe.base_model),
     inputs={names.get(k, k): v for k, v in recipe.inputs.items()},
+    statistics={names.get(k, k): v for k, v in recipe.statistics.items()},
     tokenizer=tokenizer,
   )
 
@@ -112,10 +114,20 @@ def export(
       hashed = aside.submit(_fingerprints, recipe, folders)
       infos = {step.output.name: step.info for step in plan.steps}
       with sharded.Writer(partial, infos, max_shard_size) as writer:
-        streaming.run(plan, models.checkpoints, writer.write, workers, done)
+        streaming.run(
+          plan,
+          models.checkpoints,
+          writer.write,
+          workers,
+          done,
+          models.statistics,
+        )
       inputs = hashed.result()
       names = {m: _relative(folders[m], out) for m in recipe.models}
-      final = dataclasses.replace(recipe, inputs=inputs)
+      measured = {
+        m: _relative(path, out) for m, path in recipe.statistics.items()
+      }
+      final = dataclasses.replace(recipe, inputs=inputs, statistics=measured)
       text = recipes.to_yaml(rename(final, names), _header(recipe))
       files = companions_lib.files(recipe, models, plan)
       files |= {RECIPE: text, CARD: companions_lib.card(recipe, text, names)}
@@ -160,6 +172,13 @@ def _fingerprints(
         f'{folders[model]} has weights with SHA-256 {inputs[model]}, but '
         f'{pinned} is pinned; restore it or remove its line of `inputs`'
       )
+  for model, folder in recipe.statistics.items():
+    told = measured_folder.about(folder).get('model', inputs[model])
+    if told != inputs[model]:
+      raise ValueError(
+        f'{folder} was measured on weights with SHA-256 {told}, not on those '
+        f'of {model} ({inputs[model]}); measure it with experiments.statistics'
+      )
   return inputs
 
 
@@ -197,4 +216,8 @@ def read(path: pathlib.Path) -> tuple[Recipe, dict[str, str]]:
           'are given relative to the recipe'
         )
     folders[model] = '+'.join(map(str, found))
-  return recipe, folders
+  measured = {
+    model: str((path.parent / folder).resolve())
+    for model, folder in recipe.statistics.items()
+  }
+  return dataclasses.replace(recipe, statistics=measured), folders

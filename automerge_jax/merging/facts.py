@@ -42,6 +42,16 @@ def settings(
   return found
 
 
+def known(
+  method: MergeMethod, values: Mapping[str, Any], count: int
+) -> dict[str, Any]:
+  """The settings of one merge, whose densities are known."""
+  found = settings(method, values, count)
+  if 'density' in values:
+    found['density'] = values['density']
+  return found
+
+
 def kept(density: float, size: int) -> int:
   """Entries that a density keeps of a tensor: mergekit 0.1.5's count."""
   if density >= 1:

@@ -7,13 +7,15 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from automerge_jax import trees
 from automerge_jax.io import tokenizers
 from automerge_jax.io.checkpoints import open_checkpoint, split_adapter
 from automerge_jax.io.tensors import Checkpoint, TensorInfo
 from automerge_jax.merging import alignment as alignments
-from automerge_jax.merging import embeddings, layers, vocabulary
+from automerge_jax.merging import embeddings, layers, measured, vocabulary
 from automerge_jax.merging.alignment import Alignment
 from automerge_jax.recipe import Recipe
+from automerge_jax.statistics import folder as stored
 
 CONFIG = 'config.json'
 
@@ -27,12 +29,14 @@ class Opened:
     configs: `config.json` of each model that has one.
     folders: where each model's config and tokenizer are.
     alignment: of the vocabularies, if the recipe asks for it.
+    statistics: what was measured of models, as far as the recipe says where.
   """
 
   checkpoints: Mapping[str, Checkpoint]
   configs: Mapping[str, Mapping[str, Any]]
   folders: Mapping[str, pathlib.Path]
   alignment: Alignment | None
+  statistics: Mapping[str, measured.Statistics]
 
 
 @contextlib.contextmanager
@@ -61,6 +65,7 @@ def opened(
       for model, folder in folders.items()
       if (folder / CONFIG).is_file()
     }
+    statistics = load_statistics(recipe)
     texts = {m: tokenizers.read(folder) for m, folder in folders.items()}
     shapes = {
       model: {name: c.info(name).shape for name in c.names()}
@@ -70,7 +75,7 @@ def opened(
     sizes = {m: next(iter(own.values())) for m, own in rows.items() if own}
     if recipe.tokenizer is None:
       vocabulary.check(texts, sizes)
-      yield Opened(checkpoints, configs, folders, None)
+      yield Opened(checkpoints, configs, folders, None, statistics)
       return
     alignment = alignments.align(
       recipe.tokenizer, texts, recipe.base_model, sizes
@@ -79,7 +84,23 @@ def opened(
       model: _aligned(model, checkpoints, rows, sizes, alignment)
       for model in checkpoints
     }
-    yield Opened(aligned, configs, folders, alignment)
+    yield Opened(aligned, configs, folders, alignment, statistics)
+
+
+def load_statistics(recipe: Recipe) -> dict[str, measured.Statistics]:
+  """What was measured of each model that the recipe has it of.
+
+  Raises:
+    ValueError: for statistics of something that is no model of the recipe.
+    FileNotFoundError: if there are none in a folder.
+  """
+  for model in recipe.statistics:
+    if model not in recipe.models:
+      raise ValueError(
+        f'statistics are given of {model!r}, which is none of the models'
+        + trees.nearest(model, recipe.models)
+      )
+  return {m: stored.load(path) for m, path in recipe.statistics.items()}
 
 
 def _folder(path: str | pathlib.Path) -> pathlib.Path:

@@ -4,7 +4,9 @@ Each drops entries of the task vectors by a mask of its own; the rest is one
 function with options, as mergekit first laid it out.
 """
 
+import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -12,13 +14,16 @@ from automerge_jax.merging import linear, masks
 from automerge_jax.types import Array, Fact, MergeMethod, Parameter
 
 
-def rule(consensus: bool) -> Callable[..., Array]:
+@functools.cache
+def rule(consensus: bool, of_entry: str | None = None) -> Callable[..., Array]:
   """The leaf function: θ₀ + λ Σ w τ̂ (over Σ w with `normalize`).
 
   Args:
     consensus: whether only entries count that agree with the elected sign, that
       of Σ w τ̂, where a zero sum counts as +; the divisor is then the weight
       that agrees.
+    of_entry: name of a fact [K, ...]; density less that is the probability by
+      which each survivor is divided, in place of a factor a tensor.
   """
 
   def merge(
@@ -27,29 +32,40 @@ def rule(consensus: bool) -> Callable[..., Array]:
     base: Array,
     stack: Array,
   ) -> Array:
-    axes = (slice(None),) + (None,) * (stack.ndim - 1)
     density, weights = coefficients['density'], coefficients['weight']
     at = masks.index(density)
     scale = jnp.take_along_axis(facts['scale'], at[:, None], 1)[:, 0]
-    mask = masks.keeps(facts['level'], density)
-    weighted = jnp.where(mask, weights[axes] * (stack * scale[axes]), 0.0)
+    factors = weights * scale
+    kept = masks.keeps(facts['level'], density)
+    zero = jnp.zeros(stack.shape[1:], stack.dtype)
+    total = above = below = above_weight = below_weight = zero
+    # Both signs are summed at once, and the elected one is taken: a single
+    # pass over the entries, and the order of K as everywhere.
+    for k in range(stack.shape[0]):
+      entry = factors[k] * stack[k]
+      if of_entry is not None:
+        probability = jnp.minimum(density[k] - facts[of_entry][k], 1.0)
+        divides = (density[k] < 1.0) & (probability > 0.0)
+        entry = entry / jnp.where(divides, probability, 1.0)
+      entry = jnp.where(kept[k], entry, 0.0)
+      total = total + entry
+      if consensus:
+        above = above + jnp.maximum(entry, 0.0)
+        below = below + jnp.minimum(entry, 0.0)
+        above_weight += jnp.where(entry > 0, weights[k], 0.0)
+        below_weight += jnp.where(entry < 0, weights[k], 0.0)
     if consensus:
-      elected = jnp.where(linear.total_weight(weighted) >= 0, 1.0, -1.0)
-      agrees = jnp.sign(weighted) == elected[None]
-      mixed = linear.total_weight(jnp.where(agrees, weighted, 0.0))
-      divisor = linear.total_weight(jnp.where(agrees, weights[axes], 0.0))
+      mixed = jnp.where(total >= 0, above, below)
+      divisor = jnp.where(total >= 0, above_weight, below_weight)
       divisor = jnp.where(divisor == 0, 1.0, divisor)
     else:
-      mixed = linear.total_weight(weighted)
+      mixed = total
       divisor = linear.total_weight(weights)
       divisor = jnp.where(jnp.abs(divisor) < 1e-8, 1.0, divisor)
     mixed = linear.normalised(mixed, divisor, coefficients['normalize'])
     return base + coefficients['lambda'] * mixed
 
   return merge
-
-
-PLAIN, ELECTED = rule(consensus=False), rule(consensus=True)
 
 
 def method(
@@ -62,6 +78,9 @@ def method(
   densities: tuple[float, float],
   further: tuple[Parameter, ...] = (),
   semantics: str = 'mergekit-0.1.5',
+  weight: float | None = None,
+  of_entry: Fact | None = None,
+  whole: Callable[..., Mapping[str, Any]] | None = None,
 ) -> MergeMethod:
   """Declares a method of this family.
 
@@ -73,13 +92,15 @@ def method(
     normalize, rescale: the parameters' defaults.
     densities: range that searches explore.
     further: parameters of the sparsifier.
-    semantics: see `MergeMethod`.
+    semantics, whole: see `MergeMethod`.
+    of_entry: see `rule`.
+    weight: the parameter's default; None makes it required, as in mergekit.
   """
   return MergeMethod(
     name=name,
-    merge=ELECTED if consensus else PLAIN,
+    merge=rule(consensus, of_entry and of_entry.name),
     parameters=(
-      Parameter('weight', None, True, 0.0, 1.0),
+      Parameter('weight', weight, True, 0.0, 1.0),
       Parameter('density', 1.0, True, *densities),
       Parameter('lambda', 1.0, False),
       Parameter('normalize', float(normalize), False),
@@ -87,6 +108,7 @@ def method(
       *further,
     ),
     stack='deltas',
-    facts=(level, scale),
+    facts=(level, scale, *([of_entry] if of_entry else [])),
     semantics=semantics,
+    whole=whole,
   )

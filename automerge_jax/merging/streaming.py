@@ -16,11 +16,12 @@ import numpy as np
 
 from automerge_jax.io.checkpoints import open_checkpoint
 from automerge_jax.io.tensors import Checkpoint, check_finite
-from automerge_jax.merging import chunks, resident
+from automerge_jax.merging import chunks, measured, resident
 from automerge_jax.merging import facts as facts_lib
 from automerge_jax.merging import plan as plans
 from automerge_jax.merging.budget import Budget
 from automerge_jax.merging.plan import Plan, Step
+from automerge_jax.merging.sources import load_statistics
 from automerge_jax.recipe import Recipe
 
 # Takes (name, consecutive elements, position of the first one).
@@ -35,6 +36,7 @@ def run(
   write: Write,
   workers: int | None = None,
   done: Callable[[Step], None] = lambda step: None,
+  statistics: Mapping[str, measured.Statistics] | None = None,
 ) -> None:
   """Merges every tensor of a plan.
 
@@ -44,6 +46,7 @@ def run(
     write: takes the merged tensors in parts, from several threads.
     workers: tensors that are merged at once, at most; default one a processor.
     done: is told of every tensor that is complete.
+    statistics: what was measured, by model.
 
   Raises:
     ValueError: for a tensor that is not finite, before or after merging.
@@ -57,7 +60,7 @@ def run(
   def work(step: Step) -> None:
     with budget.spend(cost(step)):
       if not stop.is_set():
-        _step(plan, step, checkpoints, write, whole)
+        _step(plan, step, checkpoints, write, statistics or {}, whole)
         done(step)
 
   workers = workers or os.cpu_count() or 1
@@ -88,6 +91,7 @@ def merge(
   """
   checkpoints = {m: open_checkpoint(path) for m, path in folders.items()}
   plan = plans.make(recipe, checkpoints)
+  statistics = load_statistics(recipe)
   whole = _whole(plan, checkpoints)
   for step in plan.steps:
     merged = np.empty(step.info.size, step.info.dtype)
@@ -96,7 +100,7 @@ def merge(
       del name
       merged[start : start + part.size] = part.reshape(-1)
 
-    _step(plan, step, checkpoints, write, whole)
+    _step(plan, step, checkpoints, write, statistics, whole)
     yield step.output.name, merged.reshape(step.info.shape)
 
 
@@ -105,6 +109,7 @@ def _step(
   step: Step,
   checkpoints: Mapping[str, Checkpoint],
   write: Write,
+  statistics: Mapping[str, measured.Statistics],
   whole: Mapping[str, Any],
 ) -> None:
   """Merges one tensor."""
@@ -129,6 +134,11 @@ def _step(
     arrays,
     output.sources[0][1],
     plan.seed,
+    measured.of_tensor(
+      plan.method,
+      [statistics.get(model, {}) for model, _ in output.sources],
+      output.sources[0][1],
+    ),
     whole,
     checked,
   )

@@ -140,6 +140,7 @@ class Recipe:
     base_model: the base, where a slice has no other.
     parameters: settings where nothing nearer states them.
     inputs: SHA-256 of the weights by model.
+    statistics: folder of what was measured of a model, by model.
     semantics: whose definition of the method, 'mergekit-0.1.5' or 'paper'.
     dtype: of the computation's result; None: what the inputs promote to.
     out_dtype: what is stored, where it is not `dtype`.
@@ -155,6 +156,7 @@ class Recipe:
   base_model: str | None = None
   parameters: Mapping[str, Setting] = dataclasses.field(default_factory=dict)
   inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  statistics: Mapping[str, str] = dataclasses.field(default_factory=dict)
   semantics: str = 'mergekit-0.1.5'
   dtype: str | None = 'float32'
   out_dtype: str | None = None

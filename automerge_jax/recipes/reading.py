@@ -29,6 +29,7 @@ _TOP = (
   'chat_template',
   'semantics',
   'inputs',
+  'statistics',
   'seed',
 )
 _SEMANTICS = {
@@ -108,7 +109,8 @@ class _Reader:
       modules=modules,
       base_model=nodes.optional(fields, 'base_model', reference),
       parameters=self._parameters(fields),
-      inputs=nodes.optional(fields, 'inputs', _inputs) or {},
+      inputs=nodes.optional(fields, 'inputs', _texts) or {},
+      statistics=nodes.optional(fields, 'statistics', _texts) or {},
       semantics=self.semantics,
       dtype=nodes.optional(fields, 'dtype', _dtype),
       out_dtype=nodes.optional(fields, 'out_dtype', _dtype),
@@ -262,8 +264,8 @@ def _seed(node: Node) -> int:
   return node.integer()
 
 
-def _inputs(node: Node) -> dict[str, str]:
-  return {model: pin.text() for model, pin in node.fields().items()}
+def _texts(node: Node) -> dict[str, str]:
+  return {model: value.text() for model, value in node.fields().items()}
 
 
 def _unknown(key: str, method: str, taken) -> str:

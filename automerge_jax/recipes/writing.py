@@ -55,6 +55,8 @@ def to_yaml(recipe: Recipe, header: Iterable[str] = ()) -> str:
     content['seed'] = recipe.seed
   if recipe.inputs:
     content['inputs'] = dict(recipe.inputs)
+  if recipe.statistics:
+    content['statistics'] = dict(recipe.statistics)
   text = yaml.dump(
     content,
     Dumper=_Dumper,
