@@ -140,8 +140,9 @@ def merge_tensors(
 def keeping(seed: int) -> dict[str, np.ndarray]:
   """How often random masks keep each entry of one expert, and its L1 norm.
 
-  `kept` (a JSON list of method, density, epsilon), `kept/<i>/base`, `expert`, `count` of merges that keep each entry, int64
-  [...], and `l1` of the merged delta in each, [REPEATS].
+  `kept` (a JSON list of method, density, epsilon), `kept/<i>/base`, `expert`,
+  `count` of merges that keep each entry, int64 [...], and `l1` of the merged
+  delta in each, [REPEATS].
   """
   draw = np.random.default_rng(seed)
   torch.manual_seed(seed)
