@@ -47,16 +47,11 @@ def importance(base: np.ndarray, delta: np.ndarray) -> np.ndarray:
 
 
 def threshold(values: np.ndarray) -> float:
-  """Median plus 1.5 interquartile ranges, quantiles interpolated linearly."""
+  """Median plus 1.5 interquartile ranges; quantiles are the entries below."""
   last = values.size - 1
-  at = [last / 4, last / 2, 3 * last / 4]
-  low = [int(p) for p in at]
-  high = [min(i + 1, last) for i in low]
-  ordered = np.partition(values.reshape(-1), sorted({*low, *high}))
-  first, median, third = (
-    (1 - (p - i)) * float(ordered[i]) + (p - i) * float(ordered[j])
-    for p, i, j in zip(at, low, high, strict=True)
-  )
+  at = [last // 4, last // 2, 3 * last // 4]
+  ordered = np.partition(values.reshape(-1), at)
+  first, median, third = (float(ordered[i]) for i in at)
   return median + 1.5 * (third - first)
 
 
