@@ -57,13 +57,18 @@ def run(
   for warning in recipe.warnings:
     print(f'warning: {warning}', file=sys.stderr)
   with tqdm.tqdm(unit='B', unit_scale=True, disable=None) as bar:
+
+    def advance(step: plan.Step) -> None:
+      with bar.get_lock():  # several threads count
+        bar.update(step.info.nbytes)
+
     export.export(
       recipe,
       folders,
       pathlib.Path(out),
       experts.head_files(folders.values()),
       started=lambda found: bar.reset(found.bytes_written),
-      done=lambda step: bar.update(step.info.nbytes),
+      done=advance,
       **options,
     )
 
@@ -71,16 +76,17 @@ def run(
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
-  if not DRY_RUN.value and OUT.value is None:
+  out = None if DRY_RUN.value else OUT.value
+  if not DRY_RUN.value and out is None:
     raise app.UsageError('give --out=DIR, or --dry_run')
   startup.prepare()
   try:
-    if DRY_RUN.value:
+    if out is None:
       print(dry_run(RECIPE.value))
       return
     run(
       RECIPE.value,
-      OUT.value,
+      out,
       max_shard_size=SHARD.value,
       with_orbax=ORBAX.value,
       lora_rank=LORA_RANK.value,
@@ -88,7 +94,10 @@ def main(argv: list[str]) -> None:
     )
   except (OSError, ValueError) as error:
     sys.exit(f'merge: {error}')
-  print(f'Merged model: {OUT.value}')
+  except KeyboardInterrupt:
+    print('merge: interrupted; nothing half-done is left', file=sys.stderr)
+    sys.exit(130)  # as shells count it
+  print(f'Merged model: {out}')
 
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@ from typing import Any
 from automerge_jax.io import chat_templates, tokenizer_files, tokenizers
 from automerge_jax.merging import layers
 from automerge_jax.merging.plan import Plan
-from automerge_jax.merging.sources import CONFIG, Opened
+from automerge_jax.merging.sources import CONFIG, Opened, read_json
 from automerge_jax.recipe import Recipe
 
 _DEPTHS = ('num_hidden_layers', 'n_layer', 'num_layers', 'n_layers')
@@ -43,7 +43,7 @@ def files(recipe: Recipe, models: Opened, plan: Plan) -> Files:
   found |= tokenizer_files.files(owner, text, template)
   for name in (CONFIG, _GENERATION):
     if (folder / name).is_file():
-      config = json.loads((folder / name).read_text())
+      config = read_json(folder / name)
       changed = _with_tokens(config, lead, models, found)
       if name == CONFIG:
         changed = config_of(changed, recipe, models, plan)

@@ -61,7 +61,7 @@ def opened(
     }
     folders = {m: _folder(paths[m]) for m in recipe.models}
     configs = {
-      model: json.loads((folder / CONFIG).read_text())
+      model: read_json(folder / CONFIG)
       for model, folder in folders.items()
       if (folder / CONFIG).is_file()
     }
@@ -101,6 +101,20 @@ def load_statistics(recipe: Recipe) -> dict[str, measured.Statistics]:
         + trees.nearest(model, recipe.models)
       )
   return {m: stored.load(path) for m, path in recipe.statistics.items()}
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """What a config file holds.
+
+  Raises:
+    ValueError: naming the file, if it is damaged.
+  """
+  try:
+    return dict(json.loads(path.read_text(encoding='utf-8')))
+  except (TypeError, ValueError) as error:
+    raise ValueError(
+      f'{path} is damaged: expected a JSON object ({error}); fetch it again'
+    ) from error
 
 
 def _folder(path: str | pathlib.Path) -> pathlib.Path:
