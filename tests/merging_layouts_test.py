@@ -9,6 +9,7 @@ from automerge_jax import recipe, trees
 from automerge_jax.io import safetensors
 from automerge_jax.merging import (
   chunks,
+  facts,
   measured,
   registry,
   resident,
@@ -108,18 +109,24 @@ def _plan(method, family, params, seed):
     plan[path] = {}
     for p in method.parameters:
       shape = (count, *layers) if p.per_expert else layers
+      drawn_shape = shape
+      if method.whole:  # one number for all tensors
+        draw, drawn_shape = np.random.default_rng(seed), shape[: p.per_expert]
       drawn = (
-        np.round(draw.uniform(p.low, p.high, shape), 3)
+        np.round(draw.uniform(p.low, p.high, drawn_shape), 3)
         if p.high
-        else np.full(shape, p.default)
+        else np.full(drawn_shape, p.default)
       )
+      if method.whole:
+        extended = np.reshape(drawn, (*drawn_shape, *(1 for _ in layers)))
+        drawn = np.broadcast_to(extended, shape)
       plan[path][p.name] = jnp.asarray(drawn, jnp.float32)
   return plan
 
 
 def _by_tensor(method, family, plan, base, experts, statistics):
   """The same merge, one stored tensor at a time."""
-  merged, count = {}, method.sources[1] or K
+  merged, count, whole = {}, method.sources[1] or K, None
   for key in family.keys:
     values = {}
     for p in method.parameters:
@@ -129,6 +136,15 @@ def _by_tensor(method, family, plan, base, experts, statistics):
       ).tolist()
       if p.setting:  # facts take it as it is stated
         values[p.name] = (p.default,) * count if p.per_expert else p.default
+    if method.whole and whole is None:
+      settings = facts.known(method, values, count)
+      whole = method.whole(
+        lambda: (
+          (name, np.stack([e[name] for e in experts[:count]]) - base[name])
+          for name in base
+        ),
+        settings,
+      )
     merged[key.stored] = chunks.merge_tensor(
       method,
       values,
@@ -136,6 +152,7 @@ def _by_tensor(method, family, plan, base, experts, statistics):
       [expert[key.stored] for expert in experts[:count]],
       key.stored,
       statistics=measured.of_tensor(method, statistics, key.stored),
+      whole=whole,
     )
   return merged
 
