@@ -20,9 +20,11 @@ from automerge_jax.merging import (
   budget,
   chunks,
   export,
+  facts,
   masks,
   plan,
   registry,
+  resident,
   streaming,
 )
 from automerge_jax.types import Stored
@@ -68,7 +70,7 @@ def _tensor(shape, seed, size=1.0):
 
 
 def _arguments(method, shape):
-  """Base, experts, parameters and statistics for any method."""
+  """What `chunks.merge_tensor` takes, for any method."""
   count = method.sources[1] or 3
   base = _tensor(shape, 0)
   experts = [base + _tensor(shape, k + 1, 0.1) for k in range(count)]
@@ -86,7 +88,12 @@ def _arguments(method, shape):
     inputs = _tensor((count, 30, shape[1]), 9)
     statistics['gram'] = inputs.swapaxes(1, 2) @ inputs
   kept = {k: v for k, v in statistics.items() if k in method.statistics}
-  return method, values, base, experts, 'w', 3, kept
+  whole = {}
+  if method.whole:
+    stack = resident.tensor_stack(method, base, experts)
+    settings = facts.known(method, values, count)
+    whole = method.whole(lambda: iter([('w', stack)]), settings)
+  return method, values, base, experts, 'w', 3, kept, whole
 
 
 @methods
@@ -447,15 +454,17 @@ def test_a_budget_is_never_overdrawn():
   assert held == [0]
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('method', ['task_arithmetic', 'ties', 'dare_ties'])
-def test_memory_of_a_huge_tensor(tmp_path, method, monkeypatch):
+def test_memory_of_a_huge_tensor(tmp_path, method, dtype, monkeypatch):
   """Traced memory of NumPy stays within what the plan reckons with."""
   monkeypatch.setattr(chunks, '_SIZES', (1 << 14,))
   monkeypatch.setattr(plan, 'CHUNK', 1 << 14)
   size, count = 1 << 20, 3
   draw = np.random.default_rng(0)
   for model in ('base', *(f'e{k}' for k in range(count))):
-    tensors = {'w': draw.normal(size=(size // 64, 64)).astype(np.float32)}
+    tensor = draw.normal(size=(size // 64, 64)).astype(np.float32)
+    tensors = {'w': tensor.astype(np.dtype(dtype))}
     tiny_models.write(tmp_path / model, tensors)
   path = tiny_models.recipe(
     tmp_path, method, count, parameters=_density(method)

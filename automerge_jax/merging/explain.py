@@ -4,11 +4,12 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from automerge_jax.merging import checks, chunks
+from automerge_jax.merging import checks, chunks, facts, measured, resident
 from automerge_jax.merging import plan as plans
 from automerge_jax.merging.plan import Plan, Step
 from automerge_jax.merging.sources import Opened
@@ -68,6 +69,15 @@ def seconds(models: Opened, plan: Plan) -> float:
   ]
   reading = time.perf_counter() - begin
   base = arrays.pop() if len(places) > len(step.output.sources) else None
+  name = step.output.sources[0][1]
+  statistics = {
+    statistic: found[:, :rows] if found.shape[1:] == step.info.shape else found
+    for statistic, found in measured.of_tensor(
+      plan.method,
+      [models.statistics.get(m, {}) for m, _ in step.output.sources],
+      name,
+    ).items()
+  }
   once = 0.0
   for _ in range(2):  # the first one compiles
     begin = time.perf_counter()
@@ -76,13 +86,27 @@ def seconds(models: Opened, plan: Plan) -> float:
       step.output.parameters,
       base,
       arrays,
-      step.output.sources[0][1],
+      name,
       plan.seed,
+      statistics,
+      _whole(plan, step, base, arrays),
     )
     once = time.perf_counter() - begin
   scale = sum(s.info.size for s in merged) / max(1, arrays[0].size)
   writing = reading / len(places)
   return scale * (once / (os.cpu_count() or 1) + reading + writing)
+
+
+def _whole(
+  plan: Plan, step: Step, base: np.ndarray | None, arrays: list[np.ndarray]
+) -> Mapping[str, Any]:
+  """What a method wants to know of whole models, as if this were all."""
+  if plan.method.whole is None:
+    return {}
+  name = step.output.sources[0][1]
+  stack = resident.tensor_stack(plan.method, base, arrays)
+  settings = facts.known(plan.method, step.output.parameters, len(arrays))
+  return plan.method.whole(lambda: iter([(name, stack)]), settings)
 
 
 def _step(plan: Plan, step: Step) -> list[str]:

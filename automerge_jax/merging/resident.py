@@ -84,7 +84,9 @@ def tensor_stack(
   method: MergeMethod, base: np.ndarray | None, experts: Sequence[np.ndarray]
 ) -> np.ndarray:
   """Float32 stack [K, ...] of one stored tensor, as the method wants it."""
-  stack = np.stack([np.asarray(e, np.float32) for e in experts])
+  stack = np.empty((len(experts), *experts[0].shape), np.float32)
+  for k, expert in enumerate(experts):
+    stack[k] = expert
   if base is not None and method.stack != 'weights':
     stack -= np.asarray(base, np.float32)[None]
   return stack
