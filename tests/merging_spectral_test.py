@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from automerge_jax.merging import facts, iso, orientation, registry
+from automerge_jax.merging import facts, iso, orientation, registry, spectral
 from automerge_jax.types import Stored
 
 METHODS = ('tsv_m', 'iso_c', 'iso_cts', 'star', 'wudi')
@@ -66,6 +66,26 @@ def tsv_reference(deltas):
     right.append(delta.T @ u / s)
   u, v = np.concatenate(left, 1), np.concatenate(right, 1)
   return orthonormal(u) @ np.diag(np.concatenate(values)) @ orthonormal(v).T
+
+
+@pytest.mark.parametrize('shape', [(40, 6), (6, 40), (9, 7)], ids=str)
+@pytest.mark.parametrize('rank', [2, 6])
+def test_singular_values_and_polar_factor(shape, rank):
+  rng = np.random.default_rng(20)
+  matrix = rng.normal(size=(shape[0], rank)) @ rng.normal(size=(rank, shape[1]))
+  matrix = matrix.astype('f4')
+  left, values, right = spectral.svd(matrix)
+  assert left.dtype == values.dtype == right.dtype == np.float32
+  want = np.linalg.svd(matrix.astype('f8'))[1]
+  near(values, want)
+  near((left * values) @ right, matrix)
+  kept = left[:, :rank], right[:rank].T
+  for vectors in kept:
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(rank), atol=1e-4)
+  isometry = spectral.polar(matrix)
+  near(isometry, kept[0] @ kept[1].T, 1e-4)
+  near(np.linalg.svd(isometry)[1][:rank], np.ones(rank))
+  assert np.linalg.norm(isometry) == pytest.approx(rank**0.5, rel=1e-5)
 
 
 @shapes

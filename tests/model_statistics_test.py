@@ -74,8 +74,8 @@ def test_information_of_logistic_regression_in_closed_form():
 
 def test_information_is_the_expected_square_of_single_gradients(expert):
   family, params, head = expert
-  tokens = [list(range(2, 2 + length)) for length in (9, 7, 9, 7, 20)]
-  tokens.append(tokens[0][::-1])
+  tokens = [list(range(2, 2 + length)) for length in (9, 20)]
+  tokens += [tokens[0][shift:] + tokens[0][:shift] for shift in (1, 3, 5, 7)]
   data = buckets(tokens)
   assert len(data) > 1 and sum(b.slot.size for b in data) > 6  # padded
   classify = information.classifier(family)

@@ -8,6 +8,7 @@ settings alone, so it is a fact; a search moves how much of it is added.
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import scipy.linalg
 
 from automerge_jax.types import Array, Fact, MergeMethod, Parameter, Stored
 
@@ -15,20 +16,64 @@ from automerge_jax.types import Array, Fact, MergeMethod, Parameter, Stored
 # and their vectors arbitrary.
 RTOL = 1e-5
 
+_ROWS = 1 << 13  # rows that are held in float64 at once
+_TALL = 4  # from this many times as many rows as columns, by the Gram matrix
+
 
 def svd(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """U [m, r], singular values [r] in descending order, V transposed [r, n]."""
-  return np.linalg.svd(matrix, full_matrices=False)
+  """U [m, r], singular values [r] in descending order, V transposed [r, n].
+
+  All float32. Of a much longer than wide matrix, as an embedding, the Gram
+  matrix in float64 gives them several times faster; vectors of singular values
+  that it cannot tell from zero are zero.
+  """
+  rows, columns = matrix.shape
+  if rows < columns:
+    right, values, left = svd(matrix.T)
+    return left.T, values, right.T
+  if rows < _TALL * columns:
+    return np.linalg.svd(matrix, full_matrices=False)
+  squares, vectors = scipy.linalg.eigh(_gram(matrix))
+  values = np.sqrt(np.maximum(squares[::-1], 0))
+  vectors = vectors[:, ::-1]
+  there = values > 1e-7 * values[0]
+  left = _times(matrix, vectors * _inverse(values, there))
+  return left, values.astype(np.float32), vectors.T.astype(np.float32)
 
 
 def polar(matrix: np.ndarray) -> np.ndarray:
-  """The nearest partial isometry, [m, n].
+  """The nearest partial isometry, X (XᵀX)^-½, float32 [m, n].
 
   Directions that the matrix does not have are left out: completed at random, as
   a plain polar factor does, they would enter a merge as noise.
   """
-  left, values, right = svd(matrix)
-  return (left * (values > RTOL * values[0])) @ right
+  if matrix.shape[0] < matrix.shape[1]:
+    return polar(matrix.T).T
+  squares, vectors = scipy.linalg.eigh(_gram(matrix))
+  values = np.sqrt(np.maximum(squares, 0))
+  there = values > RTOL * values[-1]
+  return _times(matrix, (vectors * _inverse(values, there)) @ vectors.T)
+
+
+def _gram(matrix: np.ndarray) -> np.ndarray:
+  """XᵀX of X [m, n], float64 [n, n]."""
+  total = np.zeros((matrix.shape[1],) * 2)
+  for start in range(0, len(matrix), _ROWS):
+    part = matrix[start : start + _ROWS].astype(np.float64)
+    total += part.T @ part
+  return total
+
+
+def _times(matrix: np.ndarray, factor: np.ndarray) -> np.ndarray:
+  """The product with a float64 factor, float32."""
+  product = np.empty((len(matrix), factor.shape[1]), np.float32)
+  for start in range(0, len(matrix), _ROWS):
+    product[start : start + _ROWS] = matrix[start : start + _ROWS] @ factor
+  return product
+
+
+def _inverse(values: np.ndarray, there: np.ndarray) -> np.ndarray:
+  return np.where(there, 1 / np.where(there, values, 1), 0)
 
 
 def of_matrix(rule: Callable[[Stored], np.ndarray]) -> Fact:
