@@ -101,7 +101,8 @@ def working_set(method: MergeMethod, step: Step) -> int:
   if not any(fact.elementwise for fact in method.facts):
     whole = 4 * count if method.facts else 0
     return chunks + whole * size
-  each = 4 * count  # the stack, and what its facts hold
+  # The stack, the base where it is not float32 already, and the facts.
+  each = 4 * (count + any(info.dtype != np.float32 for info in step.inputs))
   for fact in method.facts:
     if fact.elementwise:
       masks = fact.name == 'level'
