@@ -18,7 +18,7 @@ FURTHER = {
   'dare_ties': 70,
   'della': 70,
   'della_linear': 70,
-  'karcher': 85,
+  'karcher': 80,
   'model_stock': 60,
   'multislerp': 190,
   'nearswap': 90,
