@@ -25,9 +25,14 @@ DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Only print the plan.')
 SHARD = flags.DEFINE_string('max_shard_size', '5GB', 'Most bytes of a file.')
 ORBAX = flags.DEFINE_bool('orbax', False, 'Also write OUT/orbax.')
 LORA_RANK = flags.DEFINE_integer(
-  'lora_rank', 0, 'Also write OUT/lora, an adapter of this rank for the base.'
+  'lora_rank',
+  0,
+  'Also write OUT/lora, an adapter of this rank for the base.',
+  lower_bound=0,
 )
-WORKERS = flags.DEFINE_integer('workers', None, 'Threads; default: processors.')
+WORKERS = flags.DEFINE_integer(
+  'workers', None, 'Threads; default: processors.', lower_bound=1
+)
 
 
 def dry_run(recipe_file: str | pathlib.Path) -> str:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from automerge_jax import recipe as recipes
-from automerge_jax.io import checkpoints, lora, lora_extraction, orbax
+from automerge_jax.io import checkpoints, gguf, lora, lora_extraction, orbax
 from automerge_jax.io import safetensors as st_io
 from automerge_jax.merging import export
 from experiments import merge
@@ -272,6 +272,10 @@ def test_recipes_with_gguf_inputs(tmp_path):
   np.testing.assert_array_equal(merged['model.norm.weight'], 0.5 * (1 + 2))
   text = (out / 'recipe.yaml').read_text()
   assert 'it does not read GGUF files' in text
+  gguf.to_hugging_face(tmp_path / 'base' / 'm.gguf', tmp_path / 'converted')
+  for name in ('config.json', 'tokenizer.json', 'tokenizer_config.json'):
+    want = (tmp_path / 'converted' / name).read_text()
+    assert (out / name).read_text() == want, name
   assert _weights(_run(out / 'recipe.yaml', '../again')) == _weights(out)
 
 
@@ -324,6 +328,13 @@ def test_models_that_are_not_there(tmp_path, models):
   with pytest.raises(ValueError, match=r"'e0@main' with a revision"):
     _run(tiny_models.recipe(tmp_path, models=sources))
   assert _left(tmp_path) == []
+
+
+def test_recipes_that_are_no_text(tmp_path, models):
+  path = tmp_path / 'recipe.yaml'
+  path.write_bytes(b'\xff\xfe')
+  with pytest.raises(ValueError, match=r'recipe\.yaml is no text in UTF-8'):
+    _run(path)
 
 
 def _damage_shard(folder):

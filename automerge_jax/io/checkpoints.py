@@ -44,7 +44,7 @@ def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
     from automerge_jax.io import lora
 
     return lora.open_lora(open_checkpoint(base), adapter)
-  kind, path = _find(base)
+  kind, path = find(base)
   # Imported where they are needed: together they take seconds.
   if kind == 'orbax':
     from automerge_jax.io import orbax
@@ -64,7 +64,7 @@ def fingerprint(path: str | pathlib.Path) -> str:
     FileNotFoundError: if there is no checkpoint, or a part of it is missing.
   """
   base, adapter = split_adapter(path)
-  kind, base = _find(base)
+  kind, base = find(base)
   weights = _weights(kind, base)
   if adapter is not None:
     weights += [adapter / _ADAPTER, adapter / 'adapter_model.safetensors']
@@ -81,8 +81,13 @@ def split_adapter(
   return pathlib.Path(path), None
 
 
-def _find(path: pathlib.Path) -> tuple[str, pathlib.Path]:
-  """Format of a checkpoint, and the file or folder to open."""
+def find(path: pathlib.Path) -> tuple[str, pathlib.Path]:
+  """Format of a checkpoint, and the file or folder to open.
+
+  Raises:
+    FileNotFoundError: if there is none.
+    ValueError: if it is of a format that is not read.
+  """
   if path.is_file():
     if path.suffix in ('.safetensors', '.gguf'):
       return path.suffix[1:], path

@@ -182,6 +182,28 @@ def config(path: str | pathlib.Path) -> dict[str, Any]:
   } | gguf_tokenizer.special_ids(_metadata(reader))
 
 
+def companions(path: str | pathlib.Path) -> dict[str, str]:
+  """Texts of a Hugging Face folder's config and tokenizer files, by name.
+
+  Raises:
+    ValueError: if the file is damaged or says too little.
+  """
+  settings = config(path)
+  tokenizer, tokenizer_config = gguf_tokenizer.convert(
+    _metadata(_reader(path)), settings['max_position_embeddings']
+  )
+  ids = {k: v for k, v in settings.items() if k.endswith('_token_id')}
+  contents = {
+    'config.json': settings,
+    'generation_config.json': ids,
+    'tokenizer_config.json': tokenizer_config,
+  }
+  return {'tokenizer.json': tokenizer.to_str(pretty=True)} | {
+    name: json.dumps(content, indent=2, ensure_ascii=False) + '\n'
+    for name, content in contents.items()
+  }
+
+
 def to_hugging_face(
   path: str | pathlib.Path,
   out: str | pathlib.Path,
@@ -200,11 +222,7 @@ def to_hugging_face(
     FileExistsError: if `out` exists.
     ValueError: if the file is damaged or says too little.
   """
-  settings = config(path)
-  tokenizer, tokenizer_config = gguf_tokenizer.convert(
-    _metadata(_reader(path)), settings['max_position_embeddings']
-  )
-  ids = {k: v for k, v in settings.items() if k.endswith('_token_id')}
+  texts = companions(path)
   with open_gguf(path) as source:
     infos = {name: source.info(name) for name in source.names()}
     needed = sum(info.nbytes for info in infos.values())
@@ -212,14 +230,8 @@ def to_hugging_face(
       with sharded.Writer(folder, infos, max_shard_size) as writer:
         for name in infos:
           writer.write(name, source.get(name))
-      tokenizer.save(str(folder / 'tokenizer.json'))
-      for filename, content in (
-        ('config.json', settings),
-        ('generation_config.json', ids),
-        ('tokenizer_config.json', tokenizer_config),
-      ):
-        text = json.dumps(content, indent=2, ensure_ascii=False)
-        (folder / filename).write_text(text + '\n', encoding='utf-8')
+      for filename, text in texts.items():
+        (folder / filename).write_text(text, encoding='utf-8')
 
 
 def _reader(path: str | pathlib.Path) -> gguf.GGUFReader:

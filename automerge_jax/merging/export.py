@@ -198,7 +198,11 @@ def read(path: pathlib.Path) -> tuple[Recipe, dict[str, str]]:
     FileNotFoundError: if a model is not there.
     ValueError: if a model names a revision, which only a hub has.
   """
-  recipe = recipes.from_yaml(path.read_text(), str(path))
+  try:
+    text = path.read_text(encoding='utf-8')
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{path} is no text in UTF-8 ({error})') from error
+  recipe = recipes.from_yaml(text, str(path))
   folders = {}
   for model in recipe.models:
     ref = recipes.model_ref(model)

@@ -4,12 +4,13 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from automerge_jax import trees
 from automerge_jax.io import tokenizers
-from automerge_jax.io.checkpoints import open_checkpoint, split_adapter
+from automerge_jax.io.checkpoints import find, open_checkpoint, split_adapter
 from automerge_jax.io.tensors import Checkpoint, TensorInfo
 from automerge_jax.merging import alignment as alignments
 from automerge_jax.merging import embeddings, layers, measured, vocabulary
@@ -59,7 +60,7 @@ def opened(
       model: stack.enter_context(open_checkpoint(paths[model]))
       for model in recipe.models
     }
-    folders = {m: _folder(paths[m]) for m in recipe.models}
+    folders = {m: _folder(paths[m], stack) for m in recipe.models}
     configs = {
       model: read_json(folder / CONFIG)
       for model, folder in folders.items()
@@ -117,10 +118,24 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     ) from error
 
 
-def _folder(path: str | pathlib.Path) -> pathlib.Path:
-  """The folder beside whose weights config and tokenizer lie."""
+def _folder(
+  path: str | pathlib.Path, stack: contextlib.ExitStack
+) -> pathlib.Path:
+  """The folder that config and tokenizer lie in.
+
+  A GGUF file holds its own; what lies beside it goes first.
+  """
   base, _ = split_adapter(path)
-  return base if base.is_dir() else base.parent
+  folder = base if base.is_dir() else base.parent
+  kind, file = find(base)
+  if kind != 'gguf' or (folder / CONFIG).is_file():
+    return folder
+  from automerge_jax.io import gguf  # takes a second to import
+
+  held = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+  for name, text in gguf.companions(file).items():
+    (held / name).write_text(text, encoding='utf-8')
+  return held
 
 
 def _aligned(
