@@ -77,7 +77,7 @@ def _with_tokens(
 def config_of(
   config: Mapping[str, Any], recipe: Recipe, models: Opened, plan: Plan
 ) -> dict[str, Any]:
-  """A config with the depth and type of numbers that the merge gives.
+  """A config with the depth, head and type of numbers that the merge gives.
 
   Raises:
     ValueError: if the merge changes the number of layers and the config does
@@ -96,6 +96,9 @@ def config_of(
     changed |= dict.fromkeys(keys, next(iter(depth.values())))
     if isinstance(changed.get('layer_types'), list):
       changed['layer_types'] = _layer_types(models, plan)
+  merged_heads = any(layers.is_head(s.output.name) for s in plan.steps)
+  if merged_heads and not any(map(layers.is_head, lead.names())):
+    changed['tie_word_embeddings'] = False
   dtypes = {str(s.info.dtype) for s in plan.steps if not s.copied}
   if len(dtypes) == 1:
     changed |= {key: dtypes.copy().pop() for key in _DTYPES if key in changed}

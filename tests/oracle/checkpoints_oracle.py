@@ -1,0 +1,76 @@
+"""Whole checkpoints, made anew, merged from the same files by mergekit."""
+
+import collections
+import json
+
+import checkpoint_recipes
+import checkpoints_replay
+import numpy as np
+import pytest
+import tiny_checkpoints
+
+from automerge_jax.io import safetensors
+
+pytestmark = pytest.mark.oracle
+
+MODELS = tiny_checkpoints.MODELS | tiny_checkpoints.EXAMPLES
+CASES = checkpoint_recipes.CASES | checkpoint_recipes.examples()
+
+
+@pytest.mark.parametrize('seed', [1, 2])
+def test_same_as_mergekit(ask_peer, tmp_path, seed):
+  drawn, saved = tmp_path / 'drawn', tmp_path / 'saved'
+  tiny_checkpoints.write(drawn, seed, MODELS)
+  script = 'oracle/checkpoints_peer.py'
+  recorded = ask_peer(script, drawn, saved, json.dumps(CASES))
+  total = collections.Counter()
+  for case in checkpoints_replay.exact_cases(recorded):
+    found = checkpoints_replay.compare(saved, recorded, case)
+    worst, allowed = found.worst, checkpoints_replay.tolerance(recorded, case)
+    assert worst <= allowed, (case, found)
+    total += collections.Counter(
+      cases=1,
+      tensors=found.tensors,
+      entries=found.entries,
+      unequal=found.unequal,
+    )
+    print(f'{case}: {found}')
+  assert total['cases'] >= 50
+  print(dict(total))
+  case = checkpoint_recipes.RANDOM
+  checkpoints_replay.compare(saved, recorded, case)
+  peer = checkpoints_replay.theirs(recorded, case)
+  ours = safetensors.read(saved / 'ours' / case)
+  statistics = [checkpoints_replay.changes(saved, m) for m in (ours, peer)]
+  print(f'share that moved, mean distance: {statistics}')
+  np.testing.assert_allclose(*statistics, rtol=0.03)
+
+
+def test_transformers_loads_what_we_merge(ask_peer, tmp_path):
+  tiny_checkpoints.write(tmp_path, 3, MODELS)
+  for case, text in CASES.items():
+    checkpoints_replay.ours(tmp_path, case, text)
+  answer = ask_peer('oracle/checkpoints_load_peer.py', tmp_path / 'ours')
+  reports = json.loads(str(answer['reports']))
+  assert reports.keys() == CASES.keys()
+  for case, report in reports.items():
+    assert not report['unfit'], (case, report)
+    assert report['finite'] and report['spread'] > 1e-3, (case, report)
+  depths = {case: report['layers'] for case, report in reports.items()}
+  assert depths['stack'] == 3 + 3 + 1
+  assert depths['stack_gpt2'] == 2 + 2
+  assert depths['linear_of_a_slice'] == 2
+  assert depths['example_passthrough'] == 48
+  assert depths['example_ties'] == 32
+  assert depths['ties'] == 4
+  tied = {case for case, report in reports.items() if report['tied']}
+  gpt2 = {case for case in CASES if case.endswith('gpt2')}
+  assert tied == gpt2 | {'linear_tied', 'ties_tied'}
+  rows = {case: report['rows'] for case, report in reports.items()}
+  letters = {*tiny_checkpoints.WORDS, *'xyz', *'zuv', *'uxwvst'}
+  assert rows['union'] == 2 + len(letters)
+  assert rows['base_tokens'] == 2 + len({*tiny_checkpoints.WORDS, *'xyz'})
+  assert rows['union_padded'] == 32
+  for case, report in reports.items():
+    half = case.startswith(('half', 'example')) or case == 'slerp_out_half'
+    assert report['dtype'] == ('bfloat16' if half else 'float32'), case
