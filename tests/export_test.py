@@ -210,6 +210,21 @@ def test_orbax_and_lora_beside_it(tmp_path, models):
   assert '.partial' not in text
 
 
+def test_an_adapter_that_cannot_be_is_refused_at_once(
+  tmp_path, models, monkeypatch
+):
+  slices = [{'sources': [{'model': 'e0', 'layer_range': [0, 1]}]}]
+  keys = {'models': None, 'base_model': None, 'slices': slices}
+  path = tiny_models.recipe(tmp_path, 'passthrough', **keys)
+  begun = []
+  monkeypatch.setattr(export.streaming, 'run', lambda *args: begun.append(args))
+  with pytest.raises(ValueError, match='for an adapter of') as error:
+    _run(path, lora_rank=2)
+  assert '- model.layers.1.mlp.up_proj.weight' in str(error.value)
+  assert not begun
+  assert _left(tmp_path) == []
+
+
 # -- recipes that make the same again
 
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping
 
 from automerge_jax import recipe as recipes
+from automerge_jax import trees
 from automerge_jax.io import atomic, checkpoints, lora_extraction, sharded
 from automerge_jax.merging import companions as companions_lib
 from automerge_jax.merging import plan as plans
@@ -104,6 +105,11 @@ def export(
   """
   with sources.opened(recipe, folders) as models:
     plan = plans.make(recipe, models.checkpoints)
+    infos = {step.output.name: step.info for step in plan.steps}
+    lead = models.checkpoints[recipe.models[0]]
+    if lora_rank:
+      held = {name: lead.info(name) for name in lead.names()}
+      trees.check_same(infos, held, f'for an adapter of {lead.path}, the merge')
     needed = plan.bytes_written * (2 if with_orbax else 1)
     with (
       atomic.folder(out, needed) as partial,
@@ -112,7 +118,6 @@ def export(
       started(plan)
       # Hashing goes beside merging; nothing appears before it agrees.
       hashed = aside.submit(_fingerprints, recipe, folders)
-      infos = {step.output.name: step.info for step in plan.steps}
       with sharded.Writer(partial, infos, max_shard_size) as writer:
         streaming.run(
           plan,
@@ -139,7 +144,6 @@ def export(
 
           orbax.save_checkpoint(partial / ORBAX, merged)
         if lora_rank:
-          lead = models.checkpoints[recipe.models[0]]
           lora_extraction.extract(lead, merged, lora_rank, partial / LORA)
 
 
