@@ -15,7 +15,7 @@ import sys
 import tqdm
 from absl import app, flags
 
-from automerge_jax.merging import explain, export, plan, sources
+from automerge_jax.merging import companions, explain, export, plan, sources
 from automerge_jax.tasks import experts
 from experiments import startup
 
@@ -40,6 +40,7 @@ def dry_run(recipe_file: str | pathlib.Path) -> str:
   recipe, folders = export.read(pathlib.Path(recipe_file))
   with sources.opened(recipe, folders) as models:
     found = plan.make(recipe, models.checkpoints)
+    companions.files(recipe, models, found)  # fails where a merge would
     return explain.text(recipe, models, found)
 
 

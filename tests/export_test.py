@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import ml_dtypes
@@ -139,7 +140,7 @@ def test_a_stack_is_as_deep_as_its_config_says(tmp_path):
       )
 
 
-def test_a_depth_that_no_config_says_is_refused(tmp_path):
+def test_a_depth_that_no_config_says_is_refused(tmp_path, monkeypatch):
   tiny_models.family(tmp_path)
   for model in ('base', 'e0', 'e1'):
     config = dict(tiny_models.CONFIG)
@@ -148,8 +149,10 @@ def test_a_depth_that_no_config_says_is_refused(tmp_path):
   slices = [{'sources': [{'model': 'e0', 'layer_range': [0, 1]}]}]
   keys = {'models': None, 'base_model': None, 'slices': slices}
   path = tiny_models.recipe(tmp_path, 'passthrough', **keys)
-  with pytest.raises(ValueError, match='num_hidden_layers'):
-    _run(path)
+  monkeypatch.setattr(export.streaming, 'run', pytest.fail)
+  for attempt in (_run, merge.dry_run):
+    with pytest.raises(ValueError, match='num_hidden_layers'):
+      attempt(path)
   assert _left(tmp_path) == []
 
 
@@ -464,29 +467,20 @@ def test_a_disk_that_fills_up(tmp_path, models):
   assert _left(tmp_path) == []
 
 
-def test_a_folder_that_may_not_be_written(tmp_path_factory):
-  # Seen by the user that has no rights: pytest's own folders are private.
-  folder = pathlib.Path('/var/tmp') / f'merge_{os.getpid()}'
-  shutil.rmtree(folder, ignore_errors=True)
-  try:
+def test_a_folder_that_may_not_be_written():
+  # Seen by a user without rights, who may not enter pytest's own folders.
+  with tempfile.TemporaryDirectory() as name:
+    folder = pathlib.Path(name)
     tiny_models.family(folder)
+    path = tiny_models.recipe(folder)
     folder.chmod(0o555)
-    before = _NOBODY
-    process = _command(
-      tiny_models.recipe(folder)
-      if os.getuid() == 0
-      else folder / 'recipe.yaml',
-      folder / 'out',
-      before=before,
-    )
+    process = _command(path, folder / 'out', before=_NOBODY)
     _, said = process.communicate(timeout=120)
+    folder.chmod(0o755)
     assert process.returncode == 1, said
     assert 'Traceback' not in said, said
     assert 'no permission to write; choose another folder' in said
     assert _left(folder) == []
-  finally:
-    folder.chmod(0o755)
-    shutil.rmtree(folder)
 
 
 _SLOW = """

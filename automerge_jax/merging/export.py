@@ -105,6 +105,8 @@ def export(
   """
   with sources.opened(recipe, folders) as models:
     plan = plans.make(recipe, models.checkpoints)
+    # What may fail, fails before the merge.
+    files = companions_lib.files(recipe, models, plan)
     infos = {step.output.name: step.info for step in plan.steps}
     lead = models.checkpoints[recipe.models[0]]
     if lora_rank:
@@ -134,7 +136,6 @@ def export(
       }
       final = dataclasses.replace(recipe, inputs=inputs, statistics=measured)
       text = recipes.to_yaml(rename(final, names), _header(recipe))
-      files = companions_lib.files(recipe, models, plan)
       files |= {RECIPE: text, CARD: companions_lib.card(recipe, text, names)}
       for name, content in (files | dict(companions or {})).items():
         _put(partial / name, content)
