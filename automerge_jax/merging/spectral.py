@@ -8,7 +8,6 @@ settings alone, so it is a fact; a search moves how much of it is added.
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import scipy.linalg
 
 from automerge_jax.types import Array, Fact, MergeMethod, Parameter, Stored
 
@@ -33,7 +32,7 @@ def svd(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return left.T, values, right.T
   if rows < _TALL * columns:
     return np.linalg.svd(matrix, full_matrices=False)
-  squares, vectors = scipy.linalg.eigh(_gram(matrix))
+  squares, vectors = np.linalg.eigh(_gram(matrix))
   values = np.sqrt(np.maximum(squares[::-1], 0))
   vectors = vectors[:, ::-1]
   there = values > 1e-7 * values[0]
@@ -49,7 +48,7 @@ def polar(matrix: np.ndarray) -> np.ndarray:
   """
   if matrix.shape[0] < matrix.shape[1]:
     return polar(matrix.T).T
-  squares, vectors = scipy.linalg.eigh(_gram(matrix))
+  squares, vectors = np.linalg.eigh(_gram(matrix))
   values = np.sqrt(np.maximum(squares, 0))
   there = values > RTOL * values[-1]
   return _times(matrix, (vectors * _inverse(values, there)) @ vectors.T)

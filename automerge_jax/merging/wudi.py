@@ -11,7 +11,6 @@ until they dominate: accuracies of merged encoders fell to chance.
 from collections.abc import Mapping
 
 import numpy as np
-import scipy.linalg
 
 from automerge_jax.merging import orientation, spectral
 from automerge_jax.types import Fact, Parameter, Stored
@@ -35,7 +34,7 @@ def closed_form(deltas: np.ndarray, ridge: float) -> np.ndarray:
       term = delta.T @ delta / norm
       curvature += term
       pull += (delta - start) @ term
-  values, vectors = scipy.linalg.eigh(curvature)
+  values, vectors = np.linalg.eigh(curvature)
   reached = values > _ROUNDING * values[-1]
   inverse = np.where(
     reached, 1 / np.where(reached, values + ridge * values.mean(), 1), 0
