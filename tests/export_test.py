@@ -483,7 +483,7 @@ def test_a_folder_that_may_not_be_written():
     assert _left(folder) == []
 
 
-_SLOW = """
+_SLOW = r"""
 import os, time
 from automerge_jax.merging import chunks
 cast = chunks.cast
