@@ -20,7 +20,7 @@ _PART = 1 << 18  # entries at a time
 
 def _by_rows(stored: Stored, _) -> np.ndarray:
   known = stored.settings.get('density')
-  levels = np.empty(stored.stack.shape, np.uint16 if known is None else bool)
+  levels = np.empty(stored.stack.shape, masks.LEVEL if known is None else bool)
   if stored.stack.ndim == 1:  # scalars
     levels[:] = known is not None
     return levels
@@ -44,7 +44,7 @@ def _by_rows(stored: Stored, _) -> np.ndarray:
       part = slice(first, first + step)
       order = descending(np.abs(rows[part]))
       np.put_along_axis(found[part], order, by_rank[None], axis=1)
-  return levels
+  return masks.without_zeros(levels, stored.stack)
 
 
 METHODS = tuple(

@@ -40,7 +40,7 @@ def _check(density: float, epsilon: float) -> None:
 
 def _levels(stored: Stored, _: Mapping[str, np.ndarray]) -> np.ndarray:
   known = stored.settings.get('density')
-  levels = np.empty(stored.stack.shape, np.uint16 if known is None else bool)
+  levels = np.empty(stored.stack.shape, masks.LEVEL if known is None else bool)
   for k, deltas in enumerate(stored.stack):
     epsilon = stored.settings['epsilon'][k]
     if known is not None and not 0 < known[k] < 1:
@@ -62,7 +62,7 @@ def _levels(stored: Stored, _: Mapping[str, np.ndarray]) -> np.ndarray:
         found[part] = np.clip(np.floor(least * DENSITIES), 0, DENSITIES - 1)
       else:
         found[part] = least < known[k]
-  return levels
+  return masks.without_zeros(levels, stored.stack)
 
 
 def _shifts(stored: Stored, _: Mapping[str, np.ndarray]) -> np.ndarray:

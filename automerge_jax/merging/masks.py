@@ -11,6 +11,7 @@ bool, found in linear time.
 
 from collections.abc import Callable, Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,7 +19,8 @@ from automerge_jax.merging import draws
 from automerge_jax.merging.facts import DENSITIES, descending, kept, largest
 from automerge_jax.types import Array, Fact, Stored
 
-NEVER = np.uint16(0xFFFF)
+LEVEL = np.int16
+NEVER = LEVEL(0x7FFF)
 _PART = 1 << 18
 
 
@@ -29,11 +31,19 @@ def index(density: Array) -> Array:
 
 
 def keeps(level: Array, density: Array) -> Array:
-  """Mask [K, ...] of levels [K, ...] at densities [K]; a mask is itself."""
+  """Mask of an expert's levels at its density, int32: all bits, or none.
+
+  Bits, because the vectorised code of comparisons and selections is slow.
+  """
   if level.dtype == bool:
-    return level
-  at = index(density).astype(level.dtype)
-  return level < at.reshape(-1, *(1,) * (level.ndim - 1))
+    return -level.astype(jnp.int32)
+  return ((level - index(density).astype(level.dtype)) >> 15).astype(jnp.int32)
+
+
+def one(mask: Array) -> Array:
+  """1.0 where all bits of an int32 are set, 0.0 where none is."""
+  bits = mask & np.float32(1).view(np.int32)
+  return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
 
 def _levels(
@@ -41,9 +51,9 @@ def _levels(
   known: Callable[[Stored, int, float], np.ndarray],
   every: Callable[[Stored, int], np.ndarray],
 ) -> np.ndarray:
-  """Mask bool [K, ...] for one density, or levels uint16 [K, ...] for all."""
+  """Mask bool [K, ...] for one density, or levels int16 [K, ...] for all."""
   one = 'density' in stored.settings
-  levels = np.empty(stored.stack.shape, bool if one else np.uint16)
+  levels = np.empty(stored.stack.shape, bool if one else LEVEL)
   for k in range(len(levels)):
     found = (
       known(stored, k, stored.settings['density'][k])
@@ -51,6 +61,13 @@ def _levels(
       else every(stored, k)
     )
     levels[k] = found.reshape(levels[k].shape)
+  return without_zeros(levels, stored.stack)
+
+
+def without_zeros(levels: np.ndarray, stack: np.ndarray) -> np.ndarray:
+  """Lets go of entries that are zero, in place: they have no sign to elect."""
+  for level, deltas in zip(levels, stack, strict=True):
+    level[deltas == 0] = False if level.dtype == bool else NEVER
   return levels
 
 
@@ -90,7 +107,7 @@ def _every_window(stored: Stored, k: int) -> np.ndarray:
     wider, longer = window((i + 1) / DENSITIES, size, gamma)
     by_rank[wider:start] = by_rank[stop:longer] = i
     start, stop = wider, longer
-  levels = np.empty(size, np.uint16)
+  levels = np.empty(size, LEVEL)
   levels[descending(magnitude)] = by_rank
   return levels
 
@@ -111,7 +128,7 @@ def _known_bernoulli(stored: Stored, k: int, density: float) -> np.ndarray:
 def _every_bernoulli(stored: Stored, k: int) -> np.ndarray:
   drawn = draws.uniform(stored.seed, k, stored.name, stored.stack[k].size)
   # draw / 65536 < i / 1000 exactly where ⌊1000 draw / 65536⌋ < i.
-  return ((drawn.astype(np.uint32) * DENSITIES) >> draws.BITS).astype(np.uint16)
+  return ((drawn.astype(np.uint32) * DENSITIES) >> draws.BITS).astype(LEVEL)
 
 
 MAGNITUDE = Fact(

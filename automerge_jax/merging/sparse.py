@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from automerge_jax.merging import linear, masks
@@ -36,28 +37,23 @@ def rule(consensus: bool, of_entry: str | None = None) -> Callable[..., Array]:
     at = masks.index(density)
     scale = jnp.take_along_axis(facts['scale'], at[:, None], 1)[:, 0]
     factors = weights * scale
-    kept = masks.keeps(facts['level'], density)
-    zero = jnp.zeros(stack.shape[1:], stack.dtype)
-    total = above = below = above_weight = below_weight = zero
-    # Both signs are summed at once, and the elected one is taken: a single
-    # pass over the entries, and the order of K as everywhere.
+    total = agreeing = weight = jnp.zeros(stack.shape[1:], stack.dtype)
+    entries, kept = [], []
     for k in range(stack.shape[0]):
       entry = factors[k] * stack[k]
       if of_entry is not None:
         probability = jnp.minimum(density[k] - facts[of_entry][k], 1.0)
         divides = (density[k] < 1.0) & (probability > 0.0)
         entry = entry / jnp.where(divides, probability, 1.0)
-      entry = jnp.where(kept[k], entry, 0.0)
-      total = total + entry
-      if consensus:
-        above = above + jnp.maximum(entry, 0.0)
-        below = below + jnp.minimum(entry, 0.0)
-        above_weight += jnp.where(entry > 0, weights[k], 0.0)
-        below_weight += jnp.where(entry < 0, weights[k], 0.0)
+      kept.append(masks.keeps(facts['level'][k], density[k]))
+      entries.append(entry * masks.one(kept[k]))
+      total = total + entries[k]
     if consensus:
-      mixed = jnp.where(total >= 0, above, below)
-      divisor = jnp.where(total >= 0, above_weight, below_weight)
-      divisor = jnp.where(divisor == 0, 1.0, divisor)
+      for k, entry in enumerate(entries):
+        agrees = masks.one(kept[k] & ~_other_sign(entry, total))
+        agreeing = agreeing + entry * agrees
+        weight = weight + weights[k] * agrees
+      mixed, divisor = agreeing, jnp.where(weight == 0, 1.0, weight)
     else:
       mixed = total
       divisor = linear.total_weight(weights)
@@ -66,6 +62,12 @@ def rule(consensus: bool, of_entry: str | None = None) -> Callable[..., Array]:
     return base + coefficients['lambda'] * mixed
 
   return merge
+
+
+def _other_sign(one: Array, other: Array) -> Array:
+  """All bits where the signs differ, none where they agree, int32."""
+  bits = (jax.lax.bitcast_convert_type(x, jnp.int32) for x in (one, other))
+  return jnp.bitwise_xor(*bits) >> 31
 
 
 def method(

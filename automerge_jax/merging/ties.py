@@ -22,13 +22,15 @@ def _over_the_model(stored: Stored, _) -> np.ndarray:
   magnitude = np.abs(stored.stack)
   if 'density' in stored.settings:
     shape = (-1, *(1,) * (magnitude.ndim - 1))
-    return magnitude >= limits[:, 0].reshape(shape)
+    mask = magnitude >= limits[:, 0].reshape(shape)
+    return masks.without_zeros(mask, stored.stack)
   # Thresholds fall as densities rise: the first that an entry reaches.
   levels = [
     np.searchsorted(-row[1:], -entries)
     for row, entries in zip(limits, magnitude, strict=True)
   ]
-  return np.stack(levels).astype(np.uint16)
+  found = np.stack(levels).astype(masks.LEVEL)
+  return masks.without_zeros(found, stored.stack)
 
 
 METHODS = (
