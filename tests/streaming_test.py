@@ -416,14 +416,14 @@ def test_the_first_failure_stops_the_rest(tmp_path):
     begun.append(name)
     if name == largest:
       raise OSError(28, 'no room')
-    time.sleep(0.05)
+    time.sleep(0.2)
 
   with pytest.raises(OSError, match='no room'):
     streaming.run(found, opened, write, 2)
   assert largest in begun
   assert len(begun) < len(models['base']) - 2
   count = len(begun)
-  time.sleep(0.1)
+  time.sleep(0.4)
   assert len(begun) == count  # no thread goes on
 
 
