@@ -45,6 +45,21 @@ def test_merged_as_by_mergekit(recorded, folder, case):
   assert found.worst <= checkpoints_replay.tolerance(recorded, case)
 
 
+def test_rounded_once_where_mergekit_computes_in_bfloat16(folder):
+  case = 'half_computed'
+  merged = safetensors.read(checkpoints_replay.ours(folder, 'x', CASES[case]))
+  base, *experts = (
+    safetensors.read(folder / model) for model in ('half', 'half_a', 'half_b')
+  )
+  for name, tensor in merged.items():
+    start = base[name].astype(np.float64)
+    exact = start.copy()
+    for weight, expert in zip((0.6, 0.7), experts, strict=True):
+      exact += weight * (expert[name].astype(np.float64) - start)
+    error = np.abs(tensor.astype(np.float64) - exact)
+    assert (error <= 0.501 * checkpoints_replay.unit(exact)).all(), name
+
+
 def test_random_masks_drop_as_many(recorded, folder):
   case = checkpoint_recipes.RANDOM
   found = checkpoints_replay.compare(folder, recorded, case)
@@ -70,3 +85,23 @@ def test_merged_again_from_the_recipe_that_is_written(folder, recorded):
     np.testing.assert_array_equal(tensor, second[name])
   index = json.loads((out / 'model.safetensors.index.json').read_text())
   assert set(index['weight_map']) == set(first)
+
+
+@pytest.mark.parametrize('name', sorted(checkpoint_recipes.examples()))
+def test_plans_of_the_examples(folder, name):
+  recipe = folder / f'plan_{name}.yaml'
+  recipe.write_text(CASES[name])
+  text = checkpoints_replay.merge.dry_run(recipe)
+  layers = 48 if name == 'example_passthrough' else 32
+  assert f'{3 + 9 * layers} tensors' in text
+  last = f'model.layers.{layers - 1}.mlp.down_proj.weight [8, 12] bfloat16: '
+  (line,) = [line for line in text.splitlines() if line.startswith(last)]
+  numbers = {
+    'example_linear': 'linear(weight=[0.4, 0.3, 0.6], normalize=1)',
+    'example_slerp': 'slerp(t=0, ',
+    'example_ties': 'weight=[1, 1, 0.5], density=[0.1, 0.5, 0.33]',
+    'example_dare_ties': 'density=[0.53, 0.53, 0.53]',
+    'example_dare_ties_whole': 'density=[1, 1, 1]',
+    'example_passthrough': 'passthrough(scale=[0.5])',
+  }
+  assert numbers[name] in line

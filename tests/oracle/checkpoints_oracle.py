@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny_checkpoints
 
+from automerge_jax import recipe as recipes
 from automerge_jax.io import safetensors
 
 pytestmark = pytest.mark.oracle
@@ -17,12 +18,19 @@ MODELS = tiny_checkpoints.MODELS | tiny_checkpoints.EXAMPLES
 CASES = checkpoint_recipes.CASES | checkpoint_recipes.examples()
 
 
+def _saved(ask_peer, folder, seed):
+  """Folder of the models as transformers saves them."""
+  tiny_checkpoints.write(folder / 'drawn', seed, MODELS)
+  script = 'oracle/checkpoints_save_peer.py'
+  answer = ask_peer(script, folder / 'drawn', folder / 'saved')
+  assert answer['count'] == len(MODELS)
+  return folder / 'saved'
+
+
 @pytest.mark.parametrize('seed', [1, 2])
 def test_same_as_mergekit(ask_peer, tmp_path, seed):
-  drawn, saved = tmp_path / 'drawn', tmp_path / 'saved'
-  tiny_checkpoints.write(drawn, seed, MODELS)
-  script = 'oracle/checkpoints_peer.py'
-  recorded = ask_peer(script, drawn, saved, json.dumps(CASES))
+  saved = _saved(ask_peer, tmp_path, seed)
+  recorded = ask_peer('oracle/checkpoints_peer.py', saved, json.dumps(CASES))
   total = collections.Counter()
   for case in checkpoints_replay.exact_cases(recorded):
     found = checkpoints_replay.compare(saved, recorded, case)
@@ -44,6 +52,31 @@ def test_same_as_mergekit(ask_peer, tmp_path, seed):
   statistics = [checkpoints_replay.changes(saved, m) for m in (ours, peer)]
   print(f'share that moved, mean distance: {statistics}')
   np.testing.assert_allclose(*statistics, rtol=0.03)
+
+
+def test_mergekit_makes_our_tensors_from_the_recipes_that_we_write(
+  ask_peer, tmp_path
+):
+  tiny_checkpoints.write(tmp_path, 4, MODELS)
+  written = {}
+  for case, text in CASES.items():
+    out = checkpoints_replay.ours(tmp_path, case, text)
+    text = (out / 'recipe.yaml').read_text()
+    portable = not recipes.portable(recipes.from_yaml(text))
+    assert ('mergekit 0.1.5 makes the same tensors' in text) == portable
+    if portable:
+      written[case] = text
+  assert len(written) > 45
+  # All stand beside each other, so that models are the same from each.
+  recorded = ask_peer('oracle/checkpoints_peer.py', out, json.dumps(written))
+  total = 0
+  for case in written:
+    found = checkpoints_replay.compare(
+      tmp_path, recorded, case, tmp_path / 'ours' / case
+    )
+    assert found.worst <= checkpoints_replay.tolerance(recorded, case), case
+    total += found.entries
+  print(f'{len(written)} written recipes, {total} entries')
 
 
 def test_transformers_loads_what_we_merge(ask_peer, tmp_path):

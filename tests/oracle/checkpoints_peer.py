@@ -1,46 +1,23 @@
-"""Tiny checkpoints as transformers saves them, merged by mergekit.
+"""Checkpoints merged by mergekit; runs in .venv-peers.
 
-Runs in .venv-peers. python checkpoints_peer.py DRAWN SAVED CASES IN.npz OUT.npz
+python checkpoints_peer.py FOLDER CASES INPUTS.npz OUTPUTS.npz
 
-The checkpoints below DRAWN are loaded by transformers and saved by it below
-SAVED, those that are sharded anew in shards; CASES is JSON {case: recipe}.
+CASES is JSON {case: recipe}, with models relative to FOLDER.
 """
 
 import json
 import pathlib
-import shutil
 import sys
 
 import numpy as np
-import transformers
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'testdata'))
 
 import checkpoints_golden
 
 
-def save(drawn: pathlib.Path, saved: pathlib.Path) -> None:
-  """A checkpoint by way of transformers."""
-  model, found = transformers.AutoModelForCausalLM.from_pretrained(
-    drawn, output_loading_info=True
-  )
-  for kind, names in found.items():
-    assert not names, (drawn, kind, names)
-  sharded = (drawn / 'model.safetensors.index.json').exists()
-  model.save_pretrained(saved, max_shard_size='1KB' if sharded else '1GB')
-  assert sharded == (len(list(saved.glob('*.safetensors'))) > 1)
-  for path in drawn.glob('tokenizer*'):
-    shutil.copy(path, saved)
-
-
-def main(drawn: str, saved: str, cases: str, _: str, out: str) -> None:
-  for path in sorted(pathlib.Path(drawn).rglob('*config.json')):
-    relative = path.parent.relative_to(drawn)
-    if path.name == 'config.json':
-      save(path.parent, pathlib.Path(saved) / relative)
-    elif path.name == 'adapter_config.json':
-      shutil.copytree(path.parent, pathlib.Path(saved) / relative)
-  np.savez(out, **checkpoints_golden.record(saved, json.loads(cases)))
+def main(folder: str, cases: str, _: str, out: str) -> None:
+  np.savez(out, **checkpoints_golden.record(folder, json.loads(cases)))
 
 
 if __name__ == '__main__':
