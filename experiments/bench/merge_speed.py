@@ -111,8 +111,10 @@ def compare(folder: pathlib.Path, repeats: int) -> dict[str, float]:
   for name in RECIPES:
     recipe, out = str(folder / f'{name}.yaml'), str(folder / 'out')
     commands = {
-      'ours': [sys.executable, '-m', 'experiments.merge']
-      + [f'--recipe={recipe}', f'--out={out}'],
+      'ours': [
+        *(sys.executable, '-m', 'experiments.merge'),
+        *(f'--recipe={recipe}', f'--out={out}'),
+      ],
       'mergekit': [str(_PEER), recipe, out],
     }
     timed(commands['ours'], folder)  # fills the compilation cache
