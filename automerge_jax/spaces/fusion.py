@@ -158,9 +158,12 @@ def _recipe(
     number = array[at] if expert is None else array[(expert, *at)]
     return grid.shortest(number)
 
-  deltas = method.stack == 'deltas'
+  has_base = method.stack != 'weights'
   spherical = method.name == 'slerp'
   per_expert = [p.name for p in method.parameters if p.per_expert]
+  shared = [
+    p.name for p in method.parameters if not p.per_expert and p.low is not None
+  ]
   parts = []
   for group, span in enumerate(cells.spans):
 
@@ -198,11 +201,11 @@ def _recipe(
       Slice(
         sources,
         base_model=experts[chosen[0]] if spherical else None,
-        parameters={'t': setting('t', None)} if spherical else {},
+        parameters={name: setting(name, None) for name in shared},
       )
     )
   return Recipe(
     merge_method=method.name,
     slices=tuple(parts),
-    base_model=base_model if deltas else None,
+    base_model=base_model if has_base else None,
   )
