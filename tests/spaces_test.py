@@ -33,6 +33,9 @@ SEARCHED = {
   'della_linear': 2 * K,
   'breadcrumbs': 2 * K,
   'breadcrumbs_ties': 2 * K,
+  'consensus': K + 1,
+  'iso_c': 1,
+  'star': K,
 }
 every_method = pytest.mark.parametrize('name', sorted(SEARCHED))
 
