@@ -66,8 +66,9 @@ def _levels(
 
 def without_zeros(levels: np.ndarray, stack: np.ndarray) -> np.ndarray:
   """Lets go of entries that are zero, in place: they have no sign to elect."""
-  for level, deltas in zip(levels, stack, strict=True):
-    level[deltas == 0] = False if level.dtype == bool else NEVER
+  gone = False if levels.dtype == bool else NEVER
+  for k in range(len(levels)):  # `...`: of a scalar, too, there is a view
+    np.copyto(levels[k, ...], gone, where=stack[k, ...] == 0)
   return levels
 
 
