@@ -24,6 +24,7 @@ _REQUIRES = [
   'pyyaml>=6.0.3',
   'safetensors>=0.8.0',
   'scipy>=1.17.1',
+  'threadpoolctl>=3.8.0',
   'tokenizers>=0.23.3',
   'tqdm>=4.70.1',
   'transformers>=5.23.0',

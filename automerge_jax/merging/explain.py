@@ -116,7 +116,10 @@ def _step(plan: Plan, step: Step) -> list[str]:
     return [f'{what}: copied from {plans.origin(output)[0]}']
   places = plans.places_of(plan.method, output)
   numbers = ', '.join(_number(*item) for item in output.parameters.items())
-  lines = [f'{what}: {plan.method.name}({numbers})']
+  models = ', '.join(model for model, _ in output.sources)
+  if len(places) > len(output.sources):
+    models += f' on {places[-1][0]}'
+  lines = [f'{what}: {plan.method.name}({numbers}) of {models}']
   if any(name != output.name for _, name in places):
     lines += [f'  from {model}: {name}' for model, name in places]
   return lines

@@ -19,6 +19,7 @@ from automerge_jax.merging.resolve import Output, outputs
 from automerge_jax.recipe import Recipe
 from automerge_jax.types import MergeMethod
 
+_FACTORS = 32  # bytes an entry for a matrix and its singular vectors
 _SELECTED = 4  # bytes an entry for the magnitudes that a selection moves about
 
 
@@ -107,6 +108,8 @@ def working_set(method: MergeMethod, step: Step) -> int:
     if fact.elementwise:
       masks = fact.name == 'level'
       each += (1 if masks else 4) * count**fact.lead
+      if not fact.lead:  # a merged whole, made from matrices in float64
+        each += _FACTORS
   return chunks + (each + _SELECTED) * size
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import threadpoolctl
 
 from automerge_jax.io.checkpoints import open_checkpoint
 from automerge_jax.io.tensors import Checkpoint, check_finite
@@ -65,7 +66,11 @@ def run(
 
   workers = workers or os.cpu_count() or 1
   whole = _whole(plan, checkpoints)
-  with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+  with (
+    # Threads of BLAS beside ours would only wait for each other.
+    threadpoolctl.threadpool_limits(1 if workers > 1 else None, 'blas'),
+    concurrent.futures.ThreadPoolExecutor(workers) as pool,
+  ):
     try:
       for finished in [pool.submit(work, step) for step in steps]:
         finished.result()
