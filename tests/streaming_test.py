@@ -174,7 +174,10 @@ def test_a_mask_in_advance_is_the_level_compared(kind):
     stated = {} if density is None else {'density': density}
     stored = Stored('w', np.zeros_like(stack[0]), stack, stated, 5)
     found[density] = fact.compute(stored, {})
-  want = masks.keeps(jnp.asarray(found[None]), jnp.float32([0.3, 0.704]))
+  want = [
+    masks.keeps(jnp.asarray(level), jnp.float32(density)) != 0
+    for level, density in zip(found[None], (0.3, 0.704), strict=True)
+  ]
   np.testing.assert_array_equal(found[(0.3, 0.704)], want)
   assert np.mean(want, axis=1) == pytest.approx([0.3, 0.704], abs=0.01)
 
