@@ -45,7 +45,7 @@ def measure(
   for inputs, weight in _chunks(buckets, total):
     tokens += float(np.sum(weight, dtype=np.float64))
     carry, grams = step['stem'](params, inputs, weight)
-    measured = [(None, grams)]
+    measured: list[tuple[int | None, Any]] = [(None, grams)]
     for i, layer in enumerate(layers):
       carry, grams = step['layers'](layer, carry, weight)
       measured.append((i, grams))
