@@ -77,7 +77,7 @@ peers: .venv-peers/.installed
 
 oracle: setup peers
 	@$(BIN)/python -m pytest tests/oracle -m oracle \
-	  -o python_files='*_oracle.py'
+	  -o python_files='*_oracle.py' --hypothesis-profile=default
 
 clean:
 	@rm -rf build .pytest_cache .ruff_cache .hypothesis

@@ -178,12 +178,14 @@ class Fact(NamedTuple):
     lead: leading axes before the tensor's own, 1 for [K, ...], 0 for [...].
     elementwise: the array has the tensor's axes (broadcast ones may be 1) and
       follows it through transposition and chunking; otherwise a small table.
+    itemsize: bytes an entry in a merge by tensor.
   """
 
   name: str
   compute: Callable[[Stored, Mapping[str, np.ndarray]], np.ndarray]
   lead: int = 1
   elementwise: bool = True
+  itemsize: int = 4
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,15 +23,6 @@ from experiments import startup
 
 KINDS = ('fisher', 'regmean')
 
-MODEL = flags.DEFINE_string('model', None, 'The model folder.', required=True)
-TASK = flags.DEFINE_string('task', None, 'Name of the task.', required=True)
-OUT = flags.DEFINE_string('out', None, 'Folder to be made.', required=True)
-HEAD = flags.DEFINE_string(
-  'head', None, "Folder of the task's head; by default MODEL."
-)
-WHICH = flags.DEFINE_list('kinds', list(KINDS), f'Some of {", ".join(KINDS)}.')
-ITEMS = flags.DEFINE_integer('n', 256, 'How many items.', lower_bound=1)
-
 
 def run(
   model: str | pathlib.Path,
@@ -103,18 +94,25 @@ def main(argv: list[str]) -> None:
   startup.prepare()
   try:
     run(
-      MODEL.value,
-      TASK.value,
-      OUT.value,
-      head=HEAD.value,
-      kinds=WHICH.value,
-      n=ITEMS.value,
+      flags.FLAGS.model,
+      flags.FLAGS.task,
+      flags.FLAGS.out,
+      head=flags.FLAGS.head,
+      kinds=flags.FLAGS.kinds,
+      n=flags.FLAGS.n,
     )
   except (KeyError, OSError, ValueError) as error:
     message = error.args[0] if isinstance(error, KeyError) else error
     sys.exit(f'statistics: {message}')
-  print(OUT.value)
+  print(flags.FLAGS.out)
 
 
 if __name__ == '__main__':
+  # Not on import: other entry points have flags of these names too.
+  flags.DEFINE_string('model', None, 'The model folder.', required=True)
+  flags.DEFINE_string('task', None, 'Name of the task.', required=True)
+  flags.DEFINE_string('out', None, 'Folder to be made.', required=True)
+  flags.DEFINE_string('head', None, "The head's folder; by default the model.")
+  flags.DEFINE_list('kinds', list(KINDS), f'Some of {", ".join(KINDS)}.')
+  flags.DEFINE_integer('n', 256, 'How many items.', lower_bound=1)
   app.run(main)

@@ -2,7 +2,10 @@
 
 import os
 import pathlib
+import signal
+import threading
 
+import hypothesis
 import pytest
 
 _CACHE = os.environ.get('AUTOMERGE_CACHE', '~/.cache/automerge_jax')
@@ -12,6 +15,14 @@ os.environ.setdefault(
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 os.environ.setdefault('JAX_NUMPY_RANK_PROMOTION', 'raise')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+# The same examples in every run; `make oracle` draws new ones.
+hypothesis.settings.register_profile('repeatable', derandomize=True)
+hypothesis.settings.load_profile('repeatable')
+
+if threading.current_thread() is threading.main_thread():
+  # A background shell hands down that Ctrl-C is ignored; tests send it.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope='module')

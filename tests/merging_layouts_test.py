@@ -234,6 +234,6 @@ merge_method: task_arithmetic
 base_model: base
 models: [{model: expert, parameters: {weight: 0.5}}]
 """)
-  merged = dict(streaming.merge(wanted, folders))
+  merged = streaming.merge(wanted, folders)
   np.testing.assert_array_equal(merged['half.weight'], np.full((3, 2), 1.5))
   np.testing.assert_array_equal(merged['ids'], np.arange(4))

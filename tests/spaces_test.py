@@ -97,7 +97,7 @@ def test_the_recipe_makes_the_tensors_that_are_scored(
   space = _space(name, kind, family)
   c = _draw(space, seed)
   written = recipes.to_yaml(space.describe(c))
-  streamed = dict(streaming.merge(recipes.from_yaml(written), folders))
+  streamed = streaming.merge(recipes.from_yaml(written), folders)
   packed = trees.flatten(models.pack(family.keys, streamed))
   resident_ = trees.flatten(merged(name, space.decode(c)))
   assert set(packed) == set(resident_)

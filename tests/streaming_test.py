@@ -158,7 +158,7 @@ def test_the_iterator_gives_the_same(tmp_path):
   tiny_models.family(tmp_path)
   path = tiny_models.recipe(tmp_path, 'dare_ties', parameters={'density': 0.5})
   recipe, folders = export.read(path)
-  tiny_models.assert_same(dict(streaming.merge(recipe, folders)), _merge(path))
+  tiny_models.assert_same(streaming.merge(recipe, folders), _merge(path))
 
 
 # -- masks

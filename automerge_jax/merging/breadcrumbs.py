@@ -61,7 +61,7 @@ METHODS = tuple(
   )
   for semantics, level in (
     ('mergekit-0.1.5', masks.MAGNITUDE),
-    ('paper', Fact('level', _by_rows)),
+    ('paper', Fact('level', _by_rows, itemsize=1)),
   )
   for name in ('breadcrumbs', 'breadcrumbs_ties')
 )

@@ -9,7 +9,7 @@ from automerge_jax.merging import layers
 from automerge_jax.merging import plan as plans
 from automerge_jax.merging.plan import Plan, Step
 from automerge_jax.merging.sources import Opened
-from automerge_jax.recipe import Recipe
+from automerge_jax.recipe import Recipe, portable
 
 # Where these differ, equal shapes do not mean equal roles.
 _MEANINGS = (
@@ -26,6 +26,8 @@ _MEANINGS = (
   'sliding_window',
   'vocab_size',
 )
+# Tried: its list of architectures has a fault there.
+_BEYOND_MERGEKIT = frozenset({'BertModel'})
 _TENSORS = 6  # that are looked into
 _ENTRIES = 1 << 16  # of each
 _RELATED = 0.9  # cosine; unrelated weights have about 0, fine-tunes about 1
@@ -41,6 +43,22 @@ def warnings(recipe: Recipe, models: Opened, plan: Plan) -> list[str]:
     *_tokens(models),
     *_relations(models, plan),
   ]
+
+
+def not_portable(recipe: Recipe, models: Opened, plan: Plan) -> list[str]:
+  """Why mergekit 0.1.5 cannot make the same tensors; empty if it can."""
+  reasons = portable(recipe)
+  known = {
+    name for c in models.configs.values() for name in c.get('architectures', ())
+  }
+  reasons += [
+    f'it stops with an error on {name} checkpoints'
+    for name in sorted(known & _BEYOND_MERGEKIT)
+  ]
+  types = {i.dtype for s in plan.steps if not s.copied for i in s.inputs}
+  if recipe.dtype is None and types - {np.dtype(np.float32)}:
+    reasons.append('it computes in the types of the inputs, here it is float32')
+  return reasons
 
 
 def _configs(models: Opened) -> Iterator[str]:

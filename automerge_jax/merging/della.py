@@ -80,7 +80,7 @@ def _shifts(stored: Stored, _: Mapping[str, np.ndarray]) -> np.ndarray:
   return shifts
 
 
-LEVEL = Fact('level', _levels)
+LEVEL = Fact('level', _levels, itemsize=1)
 SHIFT = Fact('shift', _shifts)
 METHODS = tuple(
   sparse.method(

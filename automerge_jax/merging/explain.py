@@ -14,7 +14,7 @@ from automerge_jax.merging import plan as plans
 from automerge_jax.merging.plan import Plan, Step
 from automerge_jax.merging.sources import Opened
 from automerge_jax.merging.streaming import ALONGSIDE
-from automerge_jax.recipe import Recipe, portable
+from automerge_jax.recipe import Recipe
 
 _SAMPLE = 1 << 20  # entries that are merged to estimate the time
 
@@ -31,7 +31,7 @@ def text(recipe: Recipe, models: Opened, plan: Plan) -> str:
     f'peak memory about {_bytes(peak_memory(plan))}',
     f'about {seconds(models, plan):.0f} s, as a sample of it took',
   ]
-  reasons = portable(recipe)
+  reasons = checks.not_portable(recipe, models, plan)
   if reasons:
     lines += ['mergekit 0.1.5 cannot make the same tensors:']
     lines += [f'  {reason}' for reason in reasons]

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from automerge_jax import recipe as recipes
 from automerge_jax import trees
 from automerge_jax.io import atomic, checkpoints, lora_extraction, sharded
+from automerge_jax.merging import checks, sources, streaming
 from automerge_jax.merging import companions as companions_lib
 from automerge_jax.merging import plan as plans
-from automerge_jax.merging import sources, streaming
 from automerge_jax.merging.plan import Plan, Step
 from automerge_jax.recipe import Recipe
 from automerge_jax.statistics import folder as measured_folder
@@ -135,7 +135,8 @@ def export(
         m: _relative(path, out) for m, path in recipe.statistics.items()
       }
       final = dataclasses.replace(recipe, inputs=inputs, statistics=measured)
-      text = recipes.to_yaml(rename(final, names), _header(recipe))
+      header = _header(checks.not_portable(recipe, models, plan))
+      text = recipes.to_yaml(rename(final, names), header)
       files |= {RECIPE: text, CARD: companions_lib.card(recipe, text, names)}
       for name, content in (files | dict(companions or {})).items():
         _put(partial / name, content)
@@ -148,8 +149,7 @@ def export(
           lora_extraction.extract(lead, merged, lora_rank, partial / LORA)
 
 
-def _header(recipe: Recipe) -> list[str]:
-  reasons = recipes.portable(recipe)
+def _header(reasons: list[str]) -> list[str]:
   if not reasons:
     return ['mergekit 0.1.5 makes the same tensors from this file.']
   return [

@@ -133,10 +133,14 @@ def _every_bernoulli(stored: Stored, k: int) -> np.ndarray:
 
 
 MAGNITUDE = Fact(
-  'level', lambda stored, _: _levels(stored, _known_window, _every_window)
+  'level',
+  lambda stored, _: _levels(stored, _known_window, _every_window),
+  itemsize=1,
 )
 BERNOULLI = Fact(
-  'level', lambda stored, _: _levels(stored, _known_bernoulli, _every_bernoulli)
+  'level',
+  lambda stored, _: _levels(stored, _known_bernoulli, _every_bernoulli),
+  itemsize=1,
 )
 
 

@@ -106,8 +106,7 @@ def working_set(method: MergeMethod, step: Step) -> int:
   each = 4 * (count + any(info.dtype != np.float32 for info in step.inputs))
   for fact in method.facts:
     if fact.elementwise:
-      masks = fact.name == 'level'
-      each += (1 if masks else 4) * count**fact.lead
+      each += fact.itemsize * count**fact.lead
       if not fact.lead:  # a merged whole, made from matrices in float64
         each += _FACTORS
   return chunks + (each + _SELECTED) * size

@@ -13,7 +13,7 @@ import numpy as np
 
 from automerge_jax import trees
 from automerge_jax.merging import facts as facts_lib
-from automerge_jax.merging import measured
+from automerge_jax.merging import measured, threads
 from automerge_jax.models import base as models
 from automerge_jax.types import (
   Array,
@@ -59,9 +59,8 @@ def build(
       yield name, tensor_stack(method, base[name], [e[name] for e in experts])
 
   whole = method.whole(stacks, fixed) if method.whole else {}
-  stacked, computed = {}, {}
-  for key in family.keys:
-    name = key.stored
+
+  def prepared(name: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     stored = Stored(
       name,
       np.asarray(base[name], np.float32),
@@ -71,8 +70,13 @@ def build(
       measured.of_tensor(method, statistics, name),
       whole,
     )
-    stacked[name] = stored.stack
-    computed[name] = facts_lib.compute(method, stored)
+    return stored.stack, facts_lib.compute(method, stored)
+
+  names = [key.stored for key in family.keys]
+  with threads.pool() as pool:
+    ready = dict(zip(names, pool.map(prepared, names), strict=True))
+  stacked = {name: stack for name, (stack, _) in ready.items()}
+  computed = {name: facts for name, (_, facts) in ready.items()}
   return ExpertStack(
     base=_to_device(models.pack(family.keys, base)),
     stack=_to_device(models.pack(family.keys, stacked, lead=1)),

@@ -4,20 +4,18 @@ The same leaf functions and facts as on the device, so the tensors are the same
 bit for bit; memory stays at a few times the largest tensor.
 """
 
-import concurrent.futures
+import contextlib
 import functools
-import os
 import pathlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import threadpoolctl
 
 from automerge_jax.io.checkpoints import open_checkpoint
 from automerge_jax.io.tensors import Checkpoint, check_finite
-from automerge_jax.merging import chunks, measured, resident
+from automerge_jax.merging import chunks, measured, resident, threads
 from automerge_jax.merging import facts as facts_lib
 from automerge_jax.merging import plan as plans
 from automerge_jax.merging.budget import Budget
@@ -64,13 +62,8 @@ def run(
         _step(plan, step, checkpoints, write, statistics or {}, whole)
         done(step)
 
-  workers = workers or os.cpu_count() or 1
   whole = _whole(plan, checkpoints)
-  with (
-    # Threads of BLAS beside ours would only wait for each other.
-    threadpoolctl.threadpool_limits(1 if workers > 1 else None, 'blas'),
-    concurrent.futures.ThreadPoolExecutor(workers) as pool,
-  ):
+  with threads.pool(workers) as pool:
     try:
       for finished in [pool.submit(work, step) for step in steps]:
         finished.result()
@@ -81,7 +74,7 @@ def run(
 
 def merge(
   recipe: Recipe, folders: Mapping[str, str | pathlib.Path]
-) -> Iterator[tuple[str, np.ndarray]]:
+) -> dict[str, np.ndarray]:
   """Merged tensors by stored name, in memory.
 
   Tensors that are not floating point are copied from the base (without one,
@@ -94,19 +87,23 @@ def merge(
   Raises:
     ValueError: if the models do not hold the same tensors.
   """
-  checkpoints = {m: open_checkpoint(path) for m, path in folders.items()}
-  plan = plans.make(recipe, checkpoints)
-  statistics = load_statistics(recipe)
-  whole = _whole(plan, checkpoints)
-  for step in plan.steps:
-    merged = np.empty(step.info.size, step.info.dtype)
+  with contextlib.ExitStack() as stack:
+    checkpoints = {
+      model: stack.enter_context(open_checkpoint(path))
+      for model, path in folders.items()
+    }
+    plan = plans.make(recipe, checkpoints)
+    merged = {
+      step.output.name: np.empty(step.info.shape, step.info.dtype)
+      for step in plan.steps
+    }
 
-    def write(name, part, start, merged=merged):
-      del name
-      merged[start : start + part.size] = part.reshape(-1)
+    def write(name: str, part: np.ndarray, start: int) -> None:
+      flat = merged[name].reshape(-1)  # a view
+      flat[start : start + part.size] = part.reshape(-1)
 
-    _step(plan, step, checkpoints, write, statistics, whole)
-    yield step.output.name, merged.reshape(step.info.shape)
+    run(plan, checkpoints, write, statistics=load_statistics(recipe))
+  return merged
 
 
 def _step(

@@ -45,7 +45,7 @@ METHODS = (
   ),
   sparse.method(
     'ties',
-    Fact('level', _over_the_model),
+    Fact('level', _over_the_model, itemsize=1),
     masks.INVERSE_DENSITY,
     consensus=True,
     normalize=True,

@@ -99,7 +99,7 @@ def judge(
 
   def score_recipe(recipe: Recipe) -> Scores:
     return score_tensors(
-      effective(recipe), lambda: dict(streaming.merge(recipe, folders))
+      effective(recipe), lambda: streaming.merge(recipe, folders)
     )
 
   return Judge(items, score_tensors, score_recipe, effective)
