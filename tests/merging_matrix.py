@@ -62,8 +62,8 @@ def draw(
     zero: whether the base is zero.
     shapes: of tensors, by name.
     same: share of entries that an expert leaves as they are.
-    grid: of numbers, in parts of one; float32 holds sums and differences of
-      thousandths exactly.
+    grid: numbers are multiples of its inverse; of 2**-12, float32 holds sums and
+      differences exactly.
   """
   random = np.random.default_rng(seed)
 
@@ -354,7 +354,7 @@ def _with_the_base(method, model, merged):
 
 
 def _dense(**stated):
-  """Told otherwise, the order and the transposition do not count."""
+  """Told otherwise, the transpose gives the transposed merge."""
 
   def instead(method, model, merged):
     told = dict(TABLE[key(method)].usual) | stated
