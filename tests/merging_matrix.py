@@ -62,8 +62,8 @@ def draw(
     zero: whether the base is zero.
     shapes: of tensors, by name.
     same: share of entries that an expert leaves as they are.
-    grid: numbers are multiples of its inverse; of 2**-12, float32 holds sums and
-      differences exactly.
+    grid: numbers are multiples of its inverse; of 2**-12, float32 holds sums
+      and differences exactly.
   """
   random = np.random.default_rng(seed)
 
