@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import struct
 
 Array = jax.Array
 Params = dict[str, Any]  # {'stem': ..., 'layers': [L, ...], 'final': ...}
@@ -69,7 +68,8 @@ class Family:
   skip: tuple[str, ...] = ()
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Items:
   """Items of one length bucket, in equal chunks; padding has weight 0.
 
@@ -87,7 +87,8 @@ class Items:
   slot: Array
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class ItemScores:
   """What an evaluation says of each item; higher is better.
 
@@ -100,7 +101,8 @@ class ItemScores:
   log_likelihood: Array
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class ExpertStack:
   """Base and experts on the device, once.
 

@@ -6,7 +6,8 @@ import ml_collections
 def layerwise(method: str = 'task_arithmetic') -> ml_collections.ConfigDict:
   """Layer-wise fusion: a coefficient an expert, layer and component."""
   config = ml_collections.ConfigDict()
-  config.method = method  # linear, slerp, task_arithmetic or ties
+  config.method = method  # any that has numbers to search, see merging/
+  config.semantics = 'mergekit-0.1.5'  # or paper, where they differ
   config.space = 'layerwise'  # or modelwise
   config.layers_per_group = 1
   config.components = 'fine'  # or coarse: attention, MLP, the rest

@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 
 from automerge_jax import trees
 from automerge_jax.io import atomic, lora, safetensors
@@ -120,6 +119,8 @@ def truncated(delta: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     part = delta[:, start : start + _ROWS].astype(np.float64)
     gram += part @ part.T
   rank = min(rank, size)
+  import scipy.linalg  # a tenth of a second, which few merges need
+
   leading = scipy.linalg.eigh(gram, subset_by_index=[size - rank, size - 1])[1]
   b = np.flip(leading, 1).astype(np.float32)
   return b.T @ delta, b

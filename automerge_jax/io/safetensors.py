@@ -16,6 +16,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from automerge_jax.io import hashes
+
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
 
@@ -105,7 +107,7 @@ def combined_sha256(paths: list[pathlib.Path]) -> str:
   """SHA-256 over the SHA-256 of each file, several files at a time."""
   digest = hashlib.sha256()
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    for part in pool.map(_sha256, paths):
+    for part in pool.map(hashes.sha256, paths):
       digest.update(part)
   return digest.hexdigest()
 
@@ -150,11 +152,6 @@ class Reader:
       raise ValueError(
         f'{path} does not hold the tensor {name!r} as its folder says: {error}'
       ) from error
-
-
-def _sha256(path: pathlib.Path) -> bytes:
-  with open(path, 'rb') as handle:
-    return hashlib.file_digest(handle, 'sha256').digest()
 
 
 def open_file(path: pathlib.Path) -> Any:

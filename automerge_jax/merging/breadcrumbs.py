@@ -12,7 +12,7 @@ Scalars stay.
 import numpy as np
 
 from automerge_jax.merging import masks, sparse
-from automerge_jax.merging.facts import DENSITIES, descending
+from automerge_jax.merging.facts import DENSITIES, by_rank
 from automerge_jax.types import Fact, Parameter, Stored
 
 _PART = 1 << 18  # entries at a time
@@ -28,22 +28,21 @@ def _by_rows(stored: Stored, _) -> np.ndarray:
   grid = np.arange(1, DENSITIES + 1) / DENSITIES
   for k, deltas in enumerate(stored.stack):
     start = int(stored.settings['gamma'][k] * size)
-    by_rank = np.full(size, masks.NEVER if known is None else False)
+    of_rank = np.full(size, masks.NEVER if known is None else False)
     if known is None:
       # The first density in thousandths whose count exceeds a rank's place.
       counts = (grid * size).astype(np.int64)
-      by_rank[start:] = np.searchsorted(
+      of_rank[start:] = np.searchsorted(
         counts, np.arange(size - start), 'right'
       )
-      by_rank[by_rank >= DENSITIES] = masks.NEVER
+      of_rank[of_rank >= DENSITIES] = masks.NEVER
     else:
-      by_rank[start : start + int(known[k] * size)] = True
+      of_rank[start : start + int(known[k] * size)] = True
     rows, found = deltas.reshape(-1, size), levels[k].reshape(-1, size)
     step = max(1, _PART // size)
     for first in range(0, len(rows), step):
       part = slice(first, first + step)
-      order = descending(np.abs(rows[part]))
-      np.put_along_axis(found[part], order, by_rank[None], axis=1)
+      found[part] = by_rank(rows[part], of_rank)
   return masks.without_zeros(levels, stored.stack)
 
 

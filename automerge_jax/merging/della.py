@@ -7,27 +7,32 @@ rescales so that Σ|τ| of a tensor stays what it was, the paper each survivor b
 its own 1 / q. Densities 0 and 1 keep nothing and everything.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from automerge_jax.merging import draws, masks, sparse
-from automerge_jax.merging.facts import DENSITIES, descending
+from automerge_jax.merging.facts import DENSITIES, by_rank
 from automerge_jax.types import Fact, Parameter, Stored
 
 _PART = 1 << 18  # entries at a time
+_UNIT = DENSITIES << draws.BITS  # of probability: draws and densities are whole
 
 
-def _shift(rows: np.ndarray, epsilon: float) -> np.ndarray:
-  """ε - 2 ε ρ / (n - 1), how much q is below the density; like rows [r, n]."""
-  size = rows.shape[1]
+def _shifts(size: int, epsilon: float) -> np.ndarray:
+  """ε - 2 ε ρ / (n - 1), how much q is below the density, by rank, float64."""
   if size == 1:
-    return np.full(rows.shape, -1.0, np.float32)  # kept at any density
-  shift = np.empty(rows.shape, np.float32)
-  steps = epsilon - 2 * epsilon * np.arange(size)[::-1] / (size - 1)
-  order = descending(np.abs(rows))
-  np.put_along_axis(shift, order, steps[None].astype(np.float32), axis=1)
-  return shift
+    return np.full(1, -1.0)  # kept at any density
+  return epsilon - 2 * epsilon * np.arange(size)[::-1] / (size - 1)
+
+
+def _parts(*arrays: np.ndarray) -> Iterator[list[np.ndarray]]:
+  """Some rows at a time of tensors of one shape; views."""
+  length = arrays[0].shape[-1] if arrays[0].ndim else 1
+  rows = [array.reshape(-1, length) for array in arrays]
+  step = max(1, _PART // max(1, length))
+  for start in range(0, len(rows[0]), step):
+    yield [array[start : start + step] for array in rows]
 
 
 def _check(density: float, epsilon: float) -> None:
@@ -42,46 +47,43 @@ def _levels(stored: Stored, _: Mapping[str, np.ndarray]) -> np.ndarray:
   known = stored.settings.get('density')
   levels = np.empty(stored.stack.shape, masks.LEVEL if known is None else bool)
   for k, deltas in enumerate(stored.stack):
-    epsilon = stored.settings['epsilon'][k]
-    if known is not None and not 0 < known[k] < 1:
-      levels[k] = known[k] >= 1
-      continue
+    epsilon, limit = stored.settings['epsilon'][k], 0
     if known is not None:
+      if not 0 < known[k] < 1:
+        levels[k] = known[k] >= 1
+        continue
       _check(known[k], epsilon)
+      limit = np.ceil(known[k] * _UNIT - 1e-6)
+    shape = deltas.shape
+    shifts = _shifts(shape[-1] if shape else 1, epsilon) * _UNIT
+    shifts = np.rint(shifts).astype(np.int32)
     drawn = draws.uniform(stored.seed, k, stored.name, deltas.size)
-    length = deltas.shape[-1] if deltas.ndim else 1
-    deltas, drawn = deltas.reshape(-1, length), drawn.reshape(-1, length)
-    found = levels[k : k + 1].reshape(-1, length)  # a view
-    step = max(1, _PART // length)
-    for start in range(0, len(deltas), step):
-      part = slice(start, start + step)
+    for rows, draw, level in _parts(
+      deltas, drawn.reshape(shape), levels[k, ...]
+    ):
       # An entry is kept where this is less than the density.
-      least = drawn[part] * np.float32(2.0**-draws.BITS)
-      least += _shift(deltas[part], epsilon)
+      least = draw.astype(np.int32) * np.int32(DENSITIES)
+      least += by_rank(rows, shifts)
       if known is None:
-        found[part] = np.clip(np.floor(least * DENSITIES), 0, DENSITIES - 1)
+        level[:] = (least >> draws.BITS).clip(0, DENSITIES - 1)
       else:
-        found[part] = least < known[k]
+        level[:] = least < limit
   return masks.without_zeros(levels, stored.stack)
 
 
-def _shifts(stored: Stored, _: Mapping[str, np.ndarray]) -> np.ndarray:
+def _of_entries(stored: Stored, _: Mapping[str, np.ndarray]) -> np.ndarray:
   """How much less than the density each entry's probability is, [K, ...]."""
-  shifts = np.empty(stored.stack.shape, np.float32)
+  found = np.empty(stored.stack.shape, np.float32)
   for k, deltas in enumerate(stored.stack):
     length = deltas.shape[-1] if deltas.ndim else 1
-    rows, found = deltas.reshape(-1, length), shifts[k : k + 1]
-    epsilon = stored.settings['epsilon'][k]
-    found = found.reshape(-1, length)  # a view
-    step = max(1, _PART // length)
-    for start in range(0, len(rows), step):
-      part = slice(start, start + step)
-      found[part] = _shift(rows[part], epsilon)
-  return shifts
+    shifts = _shifts(length, stored.settings['epsilon'][k]).astype(np.float32)
+    for rows, part in _parts(deltas, found[k, ...]):
+      part[:] = by_rank(rows, shifts)
+  return found
 
 
 LEVEL = Fact('level', _levels, itemsize=1)
-SHIFT = Fact('shift', _shifts)
+SHIFT = Fact('shift', _of_entries)
 METHODS = tuple(
   sparse.method(
     name,

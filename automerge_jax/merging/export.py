@@ -170,7 +170,11 @@ def _fingerprints(
   recipe: Recipe, folders: Mapping[str, str | pathlib.Path]
 ) -> dict[str, str]:
   """SHA-256 of each model's weights, compared with what the recipe pins."""
-  inputs = {m: checkpoints.fingerprint(folders[m]) for m in recipe.models}
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    found = pool.map(
+      lambda m: checkpoints.fingerprint(folders[m]), recipe.models
+    )
+    inputs = dict(zip(recipe.models, found, strict=True))
   for model, pinned in recipe.inputs.items():
     if inputs.get(model, pinned) != pinned:
       raise ValueError(

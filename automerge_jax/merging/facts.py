@@ -62,16 +62,33 @@ def kept(density: float, size: int) -> int:
 
 
 def descending(magnitude: np.ndarray) -> np.ndarray:
-  """Indices of non-negative float32 values, largest first, [..., n].
+  """Indices of non-negative float32 values, largest first, int64 [n]."""
+  return _order(magnitude[None])[0]
+
+
+def by_rank(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+  """For each entry of rows [r, n] the value [n] of its magnitude's rank.
+
+  Ranks count from the largest magnitude of a row.
+  """
+  found = np.empty(rows.size, values.dtype)
+  order = _order(np.abs(rows)).reshape(-1)
+  found[order] = np.broadcast_to(values, rows.shape).reshape(-1)
+  return found.reshape(rows.shape)
+
+
+def _order(magnitude: np.ndarray) -> np.ndarray:
+  """Flat indices of each row's entries [r, n], the largest first, int64.
 
   Sorts keys that hold value and index in one integer, which is stable and, with
   vectorised integer sorts, several times faster than sorting indices.
   """
   assert magnitude.dtype == np.float32, magnitude.dtype
   keys = (~magnitude.view(np.uint32)).astype(np.uint64) << np.uint64(32)
-  keys |= np.arange(magnitude.shape[-1], dtype=np.uint64)
+  keys |= np.arange(keys.size, dtype=np.uint64).reshape(keys.shape)
   keys.sort(axis=-1)
-  return (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+  keys &= np.uint64(0xFFFFFFFF)
+  return keys.view(np.int64)
 
 
 def largest(values: np.ndarray, count: int) -> np.ndarray:
@@ -86,9 +103,10 @@ def largest(values: np.ndarray, count: int) -> np.ndarray:
   magnitude.partition(size - count)
   threshold = magnitude[size - count]
   np.abs(values, out=magnitude)
-  chosen = magnitude > threshold
-  missing = count - int(np.count_nonzero(chosen))
-  chosen[np.flatnonzero(magnitude == threshold)[:missing]] = True
+  chosen = magnitude >= threshold
+  extra = int(np.count_nonzero(chosen)) - count
+  if extra:
+    chosen[np.flatnonzero(magnitude == threshold)[-extra:]] = False
   return chosen
 
 

@@ -158,11 +158,11 @@ def _l1(stored: Stored, found: Mapping[str, np.ndarray]) -> np.ndarray:
     total = 0.0
     levels, deltas = levels.reshape(-1), deltas.reshape(-1)
     for start in range(0, deltas.size, _PART):  # in the cache
-      magnitude = np.abs(deltas[start : start + _PART])
+      magnitude = np.abs(deltas[start : start + _PART]).astype(np.float64)
       level = levels[start : start + _PART]
-      total += magnitude.sum(dtype=np.float64)
+      total += magnitude.sum()
       if level.dtype == bool:
-        sums += (magnitude * level).sum(dtype=np.float64)
+        sums += magnitude @ level.astype(np.float64)
       else:
         of_level = np.bincount(np.minimum(level, DENSITIES), magnitude)
         sums[1 : 1 + len(of_level)] += of_level[:DENSITIES]  # without NEVER

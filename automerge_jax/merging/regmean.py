@@ -8,7 +8,6 @@ averaged.
 from collections.abc import Mapping
 
 import numpy as np
-import scipy.linalg
 
 from automerge_jax.merging import orientation, spectral
 from automerge_jax.types import Fact, MergeMethod, Parameter, Stored
@@ -41,6 +40,8 @@ def solve(
   if scale == 0:
     return mean.astype(np.float32)
   total[np.diag_indices_from(total)] += ridge * scale
+  import scipy.linalg  # a tenth of a second, which few merges need
+
   moved = scipy.linalg.solve(total, pull.T, assume_a='pos').T
   return (mean + moved).astype(np.float32)
 
@@ -74,7 +75,7 @@ def _merged(stored: Stored, _: Mapping[str, np.ndarray]) -> np.ndarray:
     merged = solve(
       stack, grams, weights, settings['reduction'], settings['ridge']
     )
-  except scipy.linalg.LinAlgError as error:
+  except np.linalg.LinAlgError as error:
     raise ValueError(
       f'Gram matrices of {stored.name!r} add up to a singular one; set ridge '
       'above 0 or reduction below 1'

@@ -112,7 +112,7 @@ def _step(
   checkpoints: Mapping[str, Checkpoint],
   write: Write,
   statistics: Mapping[str, measured.Statistics],
-  whole: Mapping[str, Any],
+  whole: Callable[[Step], Mapping[str, Any]],
 ) -> None:
   """Merges one tensor."""
   output = step.output
@@ -141,7 +141,7 @@ def _step(
       [statistics.get(model, {}) for model, _ in output.sources],
       output.sources[0][1],
     ),
-    whole,
+    whole(step),
     checked,
   )
   for start, part in parts:
@@ -153,34 +153,31 @@ def _step(
 
 def _whole(
   plan: Plan, checkpoints: Mapping[str, Checkpoint]
-) -> Mapping[str, Any]:
-  """What the method has to know of whole models first.
+) -> Callable[[Step], Mapping[str, Any]]:
+  """What the method has to know of whole models first, for each step.
 
-  Raises:
-    ValueError: if numbers that concern whole models differ between tensors.
+  Found once for all steps with the same numbers.
   """
   method = plan.method
-  steps = [step for step in plan.steps if not step.copied]
-  if method.whole is None or not steps:
-    return {}
-  settings = [
-    facts_lib.known(method, s.output.parameters, len(s.output.sources))
-    for s in steps
-  ]
-  for step, own in zip(steps, settings, strict=True):
-    if own != settings[0]:
-      raise ValueError(
-        f"{method.name} in the paper's sense looks at whole models, so its "
-        f'numbers must be the same for every tensor; got {settings[0]} and '
-        f'{own} for {step.output.name!r}'
-      )
+  merged = [step for step in plan.steps if not step.copied]
+  if method.whole is None:
+    return lambda step: {}
 
   def stacks() -> Iterator[tuple[str, np.ndarray]]:
-    for step in steps:
+    for step in merged:
       places = plans.places_of(method, step.output)
       arrays = [checkpoints[model].get(name) for model, name in places]
       base = arrays.pop() if len(places) > len(step.output.sources) else None
       name = step.output.sources[0][1]
       yield name, resident.tensor_stack(method, base, arrays)
 
-  return method.whole(stacks, settings[0])
+  def settings(step: Step) -> dict[str, Any]:
+    output = step.output
+    return facts_lib.known(method, output.parameters, len(output.sources))
+
+  found: dict[str, Mapping[str, Any]] = {}
+  for step in merged:
+    own = settings(step)
+    if repr(own) not in found:
+      found[repr(own)] = method.whole(stacks, own)
+  return lambda step: found[repr(settings(step))]

@@ -51,8 +51,10 @@ def starts(
 ) -> tuple[tuple[str, np.ndarray], ...]:
   """Start points of a search: each expert, the average, a grid of one weight.
 
-  Densities start at 1. A grid point that is out of a space's range, or equal to
-  another (average and grid in a space without scale), is left out.
+  Other numbers than weights start at 1, or as near as their range allows; what
+  is then not quite an expert is called `nearly` it. A weight that is out of
+  range, or a point that is equal to another (average and grid in a space
+  without scale), is left out.
 
   Args:
     space: gives names `parameter/expert/...` of its dimensions.
@@ -64,22 +66,28 @@ def starts(
   """
   kinds = [name.split('/')[0] for name in space.names]
   owners = [name.split('/')[1] for name in space.names]
+  weights_at = np.asarray([kind in ('weight', 'score') for kind in kinds])
   by_expert = [(f'expert:{e}', {e: 1.0}) for e in experts]
   shared = [('uniform', 1.0 / len(experts))]
   shared += [(f'weight:{w:g}', w) for w in weights]
   designs = by_expert + [
     (origin, dict.fromkeys(experts, w)) for origin, w in shared
   ]
+  if not weights_at.any():  # nothing tells experts apart
+    designs = [('ones', {})]
   found: dict[str, tuple[str, np.ndarray]] = {}
   for origin, weight in designs:
     wanted = np.asarray(
       [
-        1.0 if kind == 'density' else weight.get(owner, 0.0)
+        weight.get(owner, 0.0) if kind in ('weight', 'score') else 1.0
         for kind, owner in zip(kinds, owners, strict=True)
       ],
       np.float32,
     )
     c = np.asarray(space.quantise(space.encode(wanted)), np.float32)
-    if np.abs(c - wanted).max() < 1e-3:
+    missed = np.abs(c - wanted) >= 1e-3
+    if not missed[weights_at].any():
+      if missed.any():
+        origin = origin.replace('expert:', 'nearly:')
       found.setdefault(repr(space.describe(c)), (origin, c))
   return tuple(found.values())

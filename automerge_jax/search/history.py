@@ -98,13 +98,17 @@ def coefficients(
   family: Family,
   filters: Sequence[tuple[str, str | None]],
   experts: Sequence[str],
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
   """The recipe's weights (SLERP: shares) by expert, component and layer.
 
   Read from the recipe itself, tensor by tensor, so the picture cannot differ
-  from what was merged.
+  from what was merged. None for a method without weights.
   """
-  method = registry.get(recipe.merge_method)
+  method = registry.get(recipe.merge_method, recipe.semantics)
+  if method.name != 'slerp' and all(
+    p.name != 'weight' for p in method.parameters
+  ):
+    return None
   components = [name for name, _ in filters]
   layers = [str(i) for i in range(family.num_layers)]
   values: list[list[list[float | None]]] = [

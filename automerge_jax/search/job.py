@@ -88,7 +88,7 @@ def load(settings: Settings) -> Job:
   setting = hashlib.sha256(json.dumps(depends, sort_keys=True).encode())
   return Job(
     family=family,
-    method=registry.get(settings.method),
+    method=registry.get(settings.method, settings.semantics),
     folders=folders,
     fingerprints=fingerprints,
     heads=jax.tree.map(jnp.asarray, stacked),

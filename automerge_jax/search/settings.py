@@ -15,6 +15,7 @@ class Settings:
     experts: folder that holds the experts.
     seed: of everything random.
     method: merge method, by registry name.
+    semantics: whose definition of it, 'mergekit-0.1.5' or 'paper'.
     space: 'layerwise' or 'modelwise'.
     layers_per_group: layers that share coefficients (layer-wise).
     components: how a layer is divided, 'coarse' or 'fine'.
@@ -43,6 +44,7 @@ class Settings:
   experts: pathlib.Path
   seed: int
   method: str
+  semantics: str
   space: str
   layers_per_group: int
   components: str
@@ -67,6 +69,7 @@ class Settings:
 
   def __post_init__(self) -> None:
     choices = {
+      'semantics': ('mergekit-0.1.5', 'paper'),
       'space': ('layerwise', 'modelwise'),
       'objective': ('accuracy', 'log_likelihood'),
       'optimizer': ('cma_es', 'random'),

@@ -208,4 +208,5 @@ def _recipe(
     merge_method=method.name,
     slices=tuple(parts),
     base_model=base_model if has_base else None,
+    semantics=method.semantics,
   )
