@@ -5,8 +5,10 @@
 
 SmolLM2-135M in float32, a base and three experts (the base with noise, since
 values do not change the times): whole processes from start to end, the same
-recipe, in turns, inputs in the page cache. Peak memory is anonymous memory
-(RssAnon) of the process, sampled. Writes results/merge_speed.json.
+recipe, in turns, inputs in the page cache, our caches (compiled functions,
+digests of the inputs) filled; `*_empty_cache_s` is a run without. Peak memory
+is anonymous memory (RssAnon) of the process, sampled. Writes
+results/merge_speed.json.
 """
 
 import json
@@ -16,6 +18,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -70,14 +73,18 @@ def prepare(folder: pathlib.Path) -> None:
   (folder / 'ready').touch()
 
 
-def timed(command: list[str], folder: pathlib.Path) -> tuple[float, float]:
+def timed(
+  command: list[str], folder: pathlib.Path, **environment: str
+) -> tuple[float, float]:
   """Seconds and peak anonymous memory, MB, of a command that makes `out`."""
   shutil.rmtree(folder / 'out', ignore_errors=True)
   begin = time.perf_counter()
   process = subprocess.Popen(
     command,
     cwd=folder,
-    env=os.environ | {'PYTHONPATH': str(_PROJECT), 'HF_HUB_OFFLINE': '1'},
+    env=os.environ
+    | {'PYTHONPATH': str(_PROJECT), 'HF_HUB_OFFLINE': '1'}
+    | environment,
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
   )
@@ -118,7 +125,9 @@ def compare(folder: pathlib.Path, repeats: int) -> dict[str, float]:
       # Its model card asks a hub about the models.
       'mergekit': [str(_PEER), recipe, out, '--no-write-model-card'],
     }
-    timed(commands['ours'], folder)  # fills the compilation cache
+    with tempfile.TemporaryDirectory() as empty:
+      cold, _ = timed(commands['ours'], folder, AUTOMERGE_CACHE=empty)
+    timed(commands['ours'], folder)  # fills the usual cache
     taken: dict[str, list[tuple[float, float]]] = {'ours': [], 'mergekit': []}
     for _ in range(repeats):
       for who, command in commands.items():
@@ -129,6 +138,7 @@ def compare(folder: pathlib.Path, repeats: int) -> dict[str, float]:
     peaks.append(max(peak for _, peak in taken['ours']))
     figures |= {
       f'{name}_s': round(seconds['ours'], 2),
+      f'{name}_empty_cache_s': round(cold, 2),
       f'{name}_mergekit_s': round(seconds['mergekit'], 2),
       f'{name}_speedup_vs_mergekit': round(
         seconds['mergekit'] / seconds['ours'], 2
