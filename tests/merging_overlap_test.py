@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from automerge_jax.merging import arcee_fusion
+from automerge_jax.merging.methods import arcee_fusion
 
 SHAPE = (6, 7)
 few = settings(max_examples=25, deadline=None)

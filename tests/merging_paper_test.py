@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from automerge_jax.merging import chunks, draws, registry, thresholds
+from automerge_jax.merging import chunks, registry
+from automerge_jax.merging.methods import draws, thresholds
 
 K = 3
 

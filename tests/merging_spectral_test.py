@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from automerge_jax.merging import facts, iso, orientation, registry, spectral
+from automerge_jax.merging import facts, registry
+from automerge_jax.merging.methods import iso, orientation, spectral
 from automerge_jax.types import Stored
 
 METHODS = ('tsv_m', 'iso_c', 'iso_cts', 'star', 'wudi')

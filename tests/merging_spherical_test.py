@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from automerge_jax.merging import chunks, karcher, registry
+from automerge_jax.merging import chunks, registry
+from automerge_jax.merging.methods import karcher
 
 SHAPE = (5, 4)
 few = settings(max_examples=25, deadline=None)

@@ -21,12 +21,12 @@ from automerge_jax.merging import (
   chunks,
   export,
   facts,
-  masks,
   plan,
   registry,
   resident,
   streaming,
 )
+from automerge_jax.merging.methods import masks
 from automerge_jax.types import Stored
 from tests import tiny_models
 

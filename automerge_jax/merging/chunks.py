@@ -17,7 +17,7 @@ from automerge_jax.merging import resident
 from automerge_jax.types import MergeMethod, Stored
 
 CHUNK = 1 << 18  # entries, at most: what is merged stays in the cache
-_SIZES = tuple(CHUNK >> shift for shift in range(0, 8, 2))  # to 4,096
+_SIZES = tuple(CHUNK >> shift for shift in (0, 3, 6))  # to 4,096
 
 Parameters = Mapping[str, float | tuple[float, ...]]
 

@@ -1,7 +1,7 @@
 """Merge methods by name, and by semantics where there are several."""
 
 from automerge_jax import trees
-from automerge_jax.merging import (
+from automerge_jax.merging.methods import (
   arcee_fusion,
   breadcrumbs,
   consensus,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
-from automerge_jax.merging import linear
+from automerge_jax.merging.methods import linear
 from automerge_jax.types import Array, MergeMethod, Parameter
 
 

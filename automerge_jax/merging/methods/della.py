@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from automerge_jax.merging import draws, masks, sparse
 from automerge_jax.merging.facts import DENSITIES, by_rank
+from automerge_jax.merging.methods import draws, masks, sparse
 from automerge_jax.types import Fact, Parameter, Stored
 
 _PART = 1 << 18  # entries at a time

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 import numpy as np
 
-from automerge_jax.merging import linear
 from automerge_jax.merging.facts import largest
+from automerge_jax.merging.methods import linear
 from automerge_jax.types import Array, Fact, MergeMethod, Parameter, Stored
 
 _FLOOR = 1e-6

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from automerge_jax.merging import spectral
+from automerge_jax.merging.methods import spectral
 from automerge_jax.types import Stored
 
 

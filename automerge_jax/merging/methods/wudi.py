@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from automerge_jax.merging import orientation, spectral
+from automerge_jax.merging.methods import orientation, spectral
 from automerge_jax.types import Fact, Parameter, Stored
 
 _ROUNDING = 1e-12  # share of the largest eigenvalue, in float64

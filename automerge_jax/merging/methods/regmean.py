@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from automerge_jax.merging import orientation, spectral
+from automerge_jax.merging.methods import orientation, spectral
 from automerge_jax.types import Fact, MergeMethod, Parameter, Stored
 
 

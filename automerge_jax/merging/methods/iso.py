@@ -7,7 +7,7 @@ are there; the mean is over all singular values, as published.
 
 import numpy as np
 
-from automerge_jax.merging import spectral
+from automerge_jax.merging.methods import spectral
 from automerge_jax.types import Parameter, Stored
 
 

@@ -5,7 +5,7 @@ by 1 / density. Masks come from `draws.py` and the recipe's seed; mergekit's own
 cannot be had again, so the two agree in law only.
 """
 
-from automerge_jax.merging import masks, sparse
+from automerge_jax.merging.methods import masks, sparse
 
 METHODS = tuple(
   sparse.method(

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from automerge_jax.merging import linear, masks
+from automerge_jax.merging.methods import linear, masks
 from automerge_jax.types import Array, Fact, MergeMethod, Parameter
 
 

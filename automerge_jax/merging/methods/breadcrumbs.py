@@ -11,8 +11,8 @@ Scalars stay.
 
 import numpy as np
 
-from automerge_jax.merging import masks, sparse
 from automerge_jax.merging.facts import DENSITIES, by_rank
+from automerge_jax.merging.methods import masks, sparse
 from automerge_jax.types import Fact, Parameter, Stored
 
 _PART = 1 << 18  # entries at a time

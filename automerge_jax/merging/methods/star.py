@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from automerge_jax.merging import spectral, task_arithmetic
+from automerge_jax.merging.methods import spectral, task_arithmetic
 from automerge_jax.types import Array, Fact, MergeMethod, Parameter, Stored
 
 

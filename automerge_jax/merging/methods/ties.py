@@ -13,7 +13,7 @@ model's majority; here they count as +.
 
 import numpy as np
 
-from automerge_jax.merging import masks, sparse, thresholds
+from automerge_jax.merging.methods import masks, sparse, thresholds
 from automerge_jax.types import Fact, Stored
 
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from automerge_jax.merging import linear
 from automerge_jax.merging.facts import gram, inner
+from automerge_jax.merging.methods import linear
 from automerge_jax.types import Array, Fact, MergeMethod, Parameter, Stored
 
 _SHORTEST = 1e-7  # norms count as at least this

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from automerge_jax.merging import linear
 from automerge_jax.merging.facts import gram
+from automerge_jax.merging.methods import linear
 from automerge_jax.types import Array, Fact, MergeMethod, Parameter, Stored
 
 _OPPOSITE = 1e-6  # sine of an angle near π, which no direction leads along

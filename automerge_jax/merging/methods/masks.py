@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from automerge_jax.merging import draws
 from automerge_jax.merging.facts import DENSITIES, descending, kept, largest
+from automerge_jax.merging.methods import draws
 from automerge_jax.types import Array, Fact, Stored
 
 LEVEL = np.int16

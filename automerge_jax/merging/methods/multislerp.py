@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from automerge_jax.merging import linear
 from automerge_jax.merging.facts import gram
+from automerge_jax.merging.methods import linear
 from automerge_jax.types import Array, Fact, MergeMethod, Parameter, Stored
 
 _ROUNDING = 1e-6  # of the weights: what float32 cannot tell from balance

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from automerge_jax.merging import linear
 from automerge_jax.merging.facts import gram, inner
+from automerge_jax.merging.methods import linear
 from automerge_jax.types import Array, Fact, MergeMethod, Parameter, Stored
 
 
