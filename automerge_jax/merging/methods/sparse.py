@@ -5,6 +5,7 @@ function with options, as mergekit first laid it out.
 """
 
 import functools
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -59,7 +60,10 @@ def rule(consensus: bool, of_entry: str | None = None) -> Callable[..., Array]:
       divisor = linear.total_weight(weights)
       divisor = jnp.where(jnp.abs(divisor) < 1e-8, 1.0, divisor)
     mixed = linear.normalised(mixed, divisor, coefficients['normalize'])
-    return base + coefficients['lambda'] * mixed
+    # Times one (zero where nothing is kept, so of zero): with an exact product
+    # in front of the sum, a compiler may fuse the two or not, to the same bits.
+    step = coefficients['lambda'] * mixed
+    return base + step * masks.one(functools.reduce(operator.or_, kept))
 
   return merge
 
