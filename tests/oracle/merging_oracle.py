@@ -235,6 +235,8 @@ def amplified(case, base, experts):
     product = np.linalg.norm(a, axis=axis) * np.linalg.norm(b, axis=axis)
     cosine = (a * b).sum(axis) / np.where(product > 0, product, 1)
     factor /= np.sqrt(np.maximum(1 + cosine.min(), 1e-12) / 2)
+    # Far beyond both ends an error of mergekit's float32 angle counts t times.
+    factor /= np.sqrt(np.maximum(1 - cosine.max() ** 2, 1e-12)) ** (factor > 10)
   if method == 'multislerp' and len(stack) > 1:
     if told['normalize_weights']:
       if not weight.sum():
