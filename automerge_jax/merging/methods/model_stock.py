@@ -16,7 +16,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from automerge_jax.merging.facts import gram, inner
-from automerge_jax.merging.methods import linear
 from automerge_jax.types import Array, Fact, MergeMethod, Parameter, Stored
 
 
@@ -27,9 +26,8 @@ def merge(
   stack: Array,
 ) -> Array:
   """θ₀ + t mean(τ)."""
-  del coefficients
-  share = linear.spread(facts['share'], base)
-  return base + share * (linear.total_weight(stack) / len(stack))
+  del coefficients, stack
+  return base + facts['step']
 
 
 def ratio(cosines: np.ndarray, count: int, paper: bool) -> np.ndarray:
@@ -41,10 +39,10 @@ def ratio(cosines: np.ndarray, count: int, paper: bool) -> np.ndarray:
   return np.where(small, 0, count * cosines / np.where(small, 1, divisor))
 
 
-def _share(
+def _step(
   stored: Stored, _: Mapping[str, np.ndarray], paper: bool
 ) -> np.ndarray:
-  """t, float32 [...] broadcast along rows or over the tensor."""
+  """t mean(τ), float32 [...]; a compiler cannot fuse it with the last sum."""
   stack = stored.stack
   count, tensor = len(stack), stack[0]
   if stored.settings['filter_wise'] and tensor.ndim:
@@ -65,7 +63,8 @@ def _share(
       norms = np.where(norms > 0, norms, 1.0) if paper else norms.clip(1e-6)
       total += np.clip(products[i, j] / norms, -1, 1).reshape(shape)
   cosines = total / (count * (count - 1) / 2)
-  return ratio(cosines, count, paper).astype(np.float32)
+  share = ratio(cosines, count, paper).astype(np.float32)
+  return share * (stack.sum(0) / np.float32(count))
 
 
 METHODS = tuple(
@@ -74,7 +73,7 @@ METHODS = tuple(
     merge=merge,
     parameters=(Parameter('filter_wise', 0.0, False, setting=True),),
     stack='deltas',
-    facts=(Fact('share', functools.partial(_share, paper=paper), lead=0),),
+    facts=(Fact('step', functools.partial(_step, paper=paper), lead=0),),
     sources=(2, None),
     semantics='paper' if paper else 'mergekit-0.1.5',
   )
