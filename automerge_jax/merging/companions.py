@@ -44,7 +44,7 @@ def files(recipe: Recipe, models: Opened, plan: Plan) -> Files:
   for name in (CONFIG, _GENERATION):
     if (folder / name).is_file():
       config = read_json(folder / name)
-      changed = _with_tokens(config, lead, models, found)
+      changed = _with_tokens(config, lead, models)
       if name == CONFIG:
         changed = config_of(changed, recipe, models, plan)
       found[name] = (
@@ -56,7 +56,7 @@ def files(recipe: Recipe, models: Opened, plan: Plan) -> Files:
 
 
 def _with_tokens(
-  config: Mapping[str, Any], lead: str, models: Opened, found: Files
+  config: Mapping[str, Any], lead: str, models: Opened
 ) -> dict[str, Any]:
   """A config whose vocabulary size and token ids are the merged ones."""
   alignment = models.alignment

@@ -91,23 +91,12 @@ METHODS = tuple(
     masks.L1_SCALE,
     consensus=name == 'della',
     normalize=name == 'della',
-    rescale=True,
+    rescale=semantics != 'paper',  # the paper divides each entry by itself
     densities=(0.16, 0.84),
     further=(Parameter('epsilon', 0.15, True, setting=True),),
+    semantics=semantics,
+    of_entry=SHIFT if semantics == 'paper' else None,
   )
-  for name in ('della_linear', 'della')
-) + tuple(
-  sparse.method(
-    name,
-    LEVEL,
-    masks.INVERSE_DENSITY,
-    consensus=name == 'della',
-    normalize=name == 'della',
-    rescale=False,
-    densities=(0.16, 0.84),
-    further=(Parameter('epsilon', 0.15, True, setting=True),),
-    semantics='paper',
-    of_entry=SHIFT,
-  )
+  for semantics in ('mergekit-0.1.5', 'paper')
   for name in ('della_linear', 'della')
 )
