@@ -107,7 +107,7 @@ def score(
     found |= {f'expert:{task}': s for task, s in originals.items()}
     tasks[split] = judge.items.task
     scores[split] = {
-      name: {'correct': s.correct, 'log_likelihood': s.log_likelihood}
+      name: {'score': s.score, 'log_likelihood': s.log_likelihood}
       for name, s in found.items()
     }
   return tasks, scores

@@ -41,20 +41,39 @@ class Key(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-  """A model family: three pure functions over one layout, and its key table.
+  """A model family: pure functions over one layout, and its key table.
+
+  Inputs of token models are int32 [B, T]: `ids`; `mask`, 0 at padding and else
+  the number of the text that a token belongs to, so that a row may hold several
+  (1 where it holds one); and optionally `positions`, each token's place in its
+  text (by default its place in the row), and `branch`: 0 for tokens that all of
+  a text may see, c > 0 for those that only branch c may see, such as the
+  answers to one prompt. A token sees those of its own text at no later
+  position, of branch 0 or its own. Image models take `pixels` [B, C, H, W].
 
   Attributes:
     name: the Hugging Face `model_type`.
-    num_layers: L.
+    num_layers: L; of an encoder-decoder model, of the deeper stack.
     embed: `(params, inputs) -> carry`.
     block: `(layer_params, carry, layer_info) -> carry`, one layer's leaves.
-    head: `(params, carry) -> outputs`.
+    head: `(params, carry) -> outputs`, the last hidden states [B, T, d].
     layer_info: per-layer arrays [L, ...] that steer `block`, or None.
     keys: the key table, one row a stored tensor.
     components: ways to sort tensors, `coarse` and `fine`: (name, filter) pairs
       of which the first counts whose filter is part of the stored name; the
       last filter is None and takes the rest. `stem` is a group of its own.
     skip: stored names that are rightly not read (integer buffers).
+    stack: where in Params this family's layers are.
+    logits: `(params, hidden [..., d]) -> [..., V]`, float32; None without a
+      vocabulary head.
+    cache: `(params, inputs, length) -> memory` of that many slots, empty, for
+      as many rows as `inputs`; None for what cannot generate.
+    step: `(layer_params, carry, layer_info, memory) -> (carry, memory)`: as
+      `block`, reading and extending one layer's memory.
+    max_tokens: most tokens of a text; None without a limit.
+    encoder: of an encoder-decoder model: a family over the same Params whose
+      outputs `forward` hands to this one as `encoded`; this one's own tokens
+      are then `decoder_ids`, `decoder_mask`, ...
   """
 
   name: str
@@ -66,6 +85,12 @@ class Family:
   keys: tuple[Key, ...]
   components: Mapping[str, tuple[tuple[str, str | None], ...]]
   skip: tuple[str, ...] = ()
+  stack: str = 'layers'
+  logits: Callable[[Params, Array], Array] | None = None
+  cache: Callable[[Params, Mapping[str, Array], int], Any] | None = None
+  step: Callable[..., tuple[Carry, Any]] | None = None
+  max_tokens: int | None = None
+  encoder: 'Family | None' = None
 
 
 @jax.tree_util.register_dataclass
@@ -93,12 +118,16 @@ class ItemScores:
   """What an evaluation says of each item; higher is better.
 
   Attributes:
-    correct: 1.0 where the prediction is right, float32 [..., n].
+    score: what the task's metric says, float32 [..., n]: 1.0 for right and 0.0
+      for wrong, or any number; of a perplexity task the log-likelihood a token.
     log_likelihood: log-probability of the right answer, nats, [..., n].
+    answer: token ids of generated answers, int32 [..., n, A], -1 behind their
+      end; None where nothing is generated.
   """
 
-  correct: Array
+  score: Array
   log_likelihood: Array
+  answer: Array | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -68,9 +68,9 @@ def held_out(folder: pathlib.Path, settings, result) -> dict[str, np.ndarray]:
       scores = ledger.scores(
         key, f'heldout/{job.setting}', settings.tasks, task
       )
-      if scores is None or scores.correct is None:
+      if scores is None or scores.score is None:
         raise RuntimeError(f'{folder} has no held-out scores of {name}')
-      found[name] = scores.correct
+      found[name] = scores.score
   return found
 
 

@@ -86,7 +86,7 @@ def run(
       len(items),
     )
   )
-  right = int(np.sum(scores.correct))
+  right = int(np.sum(scores.score))
   return {
     'model': str(model),
     'task': task,

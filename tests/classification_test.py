@@ -102,5 +102,5 @@ def test_score_of_a_mixed_batch_is_each_tasks_own():
     np.testing.assert_allclose(
       scores.log_likelihood[i], log_p[label[i]], rtol=1e-4, atol=1e-5
     )
-    assert scores.correct[i] == float(values.argmax() == label[i])
+    assert scores.score[i] == float(values.argmax() == label[i])
   chex.assert_tree_all_finite(scores)

@@ -69,19 +69,19 @@ def test_each_candidate_scores_like_its_merged_model_alone(parts, batch_size):
   assert len(data) == 2 and data[0].task.shape[0] > 1
   c = _population(space)
   scores = _scorer(parts, 1, batch_size)(c, ACTIVE, stack, heads, data, 40)
-  assert scores.correct.shape == scores.log_likelihood.shape == (P, 40)
+  assert scores.score.shape == scores.log_likelihood.shape == (P, 40)
   alone = evaluate.scorer(family)
   merge = jax.jit(lambda plan, stack: resident.merge(method, plan, stack))
   for i in range(P):
     if not ACTIVE[i]:
       assert np.isnan(scores.log_likelihood[i]).all()
-      assert np.isnan(scores.correct[i]).all()
+      assert np.isnan(scores.score[i]).all()
       continue
     want = alone(merge(space.decode(c[i]), stack), heads, data, 40)
     np.testing.assert_allclose(
       scores.log_likelihood[i], want.log_likelihood, rtol=1e-5, atol=1e-5
     )
-    np.testing.assert_array_equal(scores.correct[i], want.correct)
+    np.testing.assert_array_equal(scores.score[i], want.score)
   live = np.asarray(scores.log_likelihood)[np.asarray(ACTIVE)]
   assert (live < 0).all() and len({row.tobytes() for row in live}) == 3
   assert evaluate.failures(scores) == [

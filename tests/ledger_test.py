@@ -42,7 +42,7 @@ def test_scores_come_back_bit_for_bit_in_item_order(ledger):
   ledger.record('search/0', TASKS, TASK, made)
   for recipe, want in made.items():
     have = ledger.scores(recipe, 'search/0', TASKS, TASK)
-    np.testing.assert_array_equal(have.correct, want.correct)
+    np.testing.assert_array_equal(have.score, want.score)
     np.testing.assert_array_equal(have.log_likelihood, want.log_likelihood)
     assert have.failure is None
   assert ledger.scores('r', 'search/1', TASKS, TASK) is None
@@ -51,7 +51,9 @@ def test_scores_come_back_bit_for_bit_in_item_order(ledger):
 
 def test_a_failure_is_a_reason_and_no_score(ledger):
   ledger.record('s', TASKS, TASK, {'r': Scores(None, None, 'not finite')})
-  assert ledger.scores('r', 's', TASKS, TASK) == (None, None, 'not finite')
+  assert ledger.scores('r', 's', TASKS, TASK) == Scores(
+    None, None, 'not finite'
+  )
 
 
 @pytest.mark.parametrize('what', ['proposals', 'scores'])
@@ -69,7 +71,7 @@ def test_all_or_none(ledger, what):
       ledger.record('s', TASKS, TASK, {'new': _scores(1), 'r': _scores(1)})
     assert ledger.scores('new', 's', TASKS, TASK) is None
     np.testing.assert_array_equal(
-      ledger.scores('r', 's', TASKS, TASK).correct, _scores(0).correct
+      ledger.scores('r', 's', TASKS, TASK).score, _scores(0).score
     )
   ledger.propose(1, [one])  # and the ledger can still be written
 

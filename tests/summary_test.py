@@ -20,7 +20,7 @@ def test_numbers_are_those_of_the_scores():
   summary = synthetic_report.build()
   held, mine = scores['heldout'], tasks['heldout'] == 1
   row = summary['models']['uniform']['heldout']['tasks']['sarcasm']
-  right = held['uniform']['correct'][mine]
+  right = held['uniform']['score'][mine]
   assert row['accuracy'] == right.mean() and row['n'] == 1000
   assert (row['low'], row['high']) == statistics.wilson(right.sum(), 1000)
   np.testing.assert_allclose(

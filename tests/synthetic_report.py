@@ -32,7 +32,7 @@ def scores(rates=None, sizes=None, seed=0):
       noise = rng.normal(0, 0.05, len(ease))
       margin = np.asarray(rate)[tasks[split]] - ease + noise
       result[split][name] = {
-        'correct': (margin > 0).astype(np.float32),
+        'score': (margin > 0).astype(np.float32),
         'log_likelihood': -np.log1p(np.exp(-6 * margin)).astype(np.float32),
       }
   return tasks, result

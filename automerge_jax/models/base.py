@@ -1,6 +1,7 @@
 """What all families share: the forward pass as a scan, and key tables."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,9 +22,50 @@ def forward(
     layer_params, layer_info = layer
     return family.block(layer_params, carry, layer_info), None
 
-  carry = family.embed(params, inputs)
-  carry, _ = jax.lax.scan(step, carry, (params['layers'], family.layer_info))
+  carry = family.embed(params, _encoded(family, params, inputs))
+  carry, _ = jax.lax.scan(
+    step, carry, (_layers(family, params), family.layer_info)
+  )
   return family.head(params, carry)
+
+
+def extend(
+  family: Family, params: Params, inputs: Mapping[str, Array], memory: Any
+) -> tuple[Array, Any]:
+  """Outputs for new tokens [B, T, d] behind those in memory, and the memory.
+
+  Args:
+    family: one with `cache` and `step`.
+    params: of the model.
+    inputs: the new tokens; also `slot` [B, T], where in the memory each goes;
+      one that is no slot leaves no trace.
+    memory: what `family.cache` made, perhaps extended before: `layers` with
+      leaves [L, B, ...], and what its slots hold.
+  """
+  carry = family.embed(params, dict(inputs, memory=memory))
+
+  def step(carry, layer):
+    layer_params, layer_info, own = layer
+    return family.step(layer_params, carry, layer_info, own)
+
+  carry, layers = jax.lax.scan(
+    step,
+    carry,
+    (_layers(family, params), family.layer_info, memory['layers']),
+  )
+  return family.head(params, carry), dict(carry['memory'], layers=layers)
+
+
+def _layers(family: Family, params: Params) -> Params:
+  for part in family.stack.split('/'):
+    params = params[part]
+  return params
+
+
+def _encoded(family, params, inputs):
+  if family.encoder is None:
+    return inputs
+  return dict(inputs, encoded=forward(family.encoder, params, inputs))
 
 
 def pack(

@@ -77,7 +77,7 @@ def build(
   Args:
     task_names: names of the tasks.
     tasks: index of each item's task, `{split: [n]}`.
-    scores: `{split: {model: {'correct': [n], 'log_likelihood': [n]}}}`.
+    scores: `{split: {model: {'score': [n], 'log_likelihood': [n]}}}`.
       `heldout` holds `merged`, `task_arithmetic` and every `expert:TASK`;
       `search` holds `merged`.
     log: one row a generation: `generation`, then, counted from the start,
@@ -100,16 +100,16 @@ def build(
   """
   _check(task_names, tasks, scores, log)
   held, held_tasks = scores['heldout'], np.asarray(tasks['heldout'])
-  merged = held['merged']['correct']
+  merged = held['merged']['score']
   experts = {
     key: _own(held, key, task_names, held_tasks)
-    for key in ('correct', 'log_likelihood')
+    for key in ('score', 'log_likelihood')
   }
-  floor = held['task_arithmetic']['correct']
+  floor = held['task_arithmetic']['score']
   comparisons: dict[str, Any] = {
     f'merged_vs_{name}': _difference(
       statistics.paired_bootstrap(
-        merged, other['correct'], held_tasks, seed, draws
+        merged, other['score'], held_tasks, seed, draws
       )
     )
     for name, other in sorted(held.items())
@@ -118,7 +118,7 @@ def build(
   comparisons['merged_vs_own_expert'] = _against_experts(
     held, task_names, held_tasks
   )
-  before = scores['search']['merged']['correct']
+  before = scores['search']['merged']['score']
   optimism = statistics.optimism(
     before, tasks['search'], merged, held_tasks, seed, draws
   )
@@ -137,7 +137,7 @@ def build(
     for name in sorted(set().union(*scores.values()))
   }
   gap = statistics.gap_closed(
-    merged, floor, experts['correct'], held_tasks, seed, draws
+    merged, floor, experts['score'], held_tasks, seed, draws
   )
   summary = {
     'verdict': '',
@@ -214,8 +214,8 @@ def _against_experts(
 ) -> dict[str, Any]:
   tests = [
     statistics.mcnemar(
-      held['merged']['correct'][tasks == index],
-      held[f'expert:{task}']['correct'][tasks == index],
+      held['merged']['score'][tasks == index],
+      held[f'expert:{task}']['score'][tasks == index],
     )
     for index, task in enumerate(task_names)
   ]
@@ -229,7 +229,7 @@ def _against_experts(
 def _mean(
   scores: Mapping[str, np.ndarray], tasks: np.ndarray, seed: int, draws: int
 ) -> dict[str, Any]:
-  accuracy = statistics.mean_bootstrap(scores['correct'], tasks, seed, draws)
+  accuracy = statistics.mean_bootstrap(scores['score'], tasks, seed, draws)
   return {
     'accuracy': accuracy.value,
     'low': accuracy.low,
@@ -246,10 +246,10 @@ def _per_task(
   rows = {}
   for index, task in enumerate(task_names):
     mine = np.asarray(tasks) == index
-    correct, n = float(scores['correct'][mine].sum()), int(mine.sum())
-    low, high = statistics.wilson(correct, n)
+    right, n = float(scores['score'][mine].sum()), int(mine.sum())
+    low, high = statistics.wilson(right, n)
     rows[task] = {
-      'accuracy': correct / n,
+      'accuracy': right / n,
       'low': low,
       'high': high,
       'log_likelihood': np.mean(scores['log_likelihood'][mine], dtype=float),

@@ -45,8 +45,10 @@ def score(
   slots = jnp.concatenate([items.slot.ravel() for items in data])
 
   def gather(*leaves: Array) -> Array:
-    values = jnp.concatenate([leaf.ravel() for leaf in leaves])
-    padded = jnp.zeros(num_items + 1, values.dtype).at[slots].set(values)
+    flat = [jnp.concatenate(leaf) for leaf in leaves]  # chunks in a row
+    values = jnp.concatenate(flat)
+    shape = (num_items + 1, *values.shape[1:])
+    padded = jnp.zeros(shape, values.dtype).at[slots].set(values)
     return padded[:num_items]  # padding went one past the end
 
   return jax.tree.map(gather, *parts)
@@ -121,7 +123,7 @@ def population_scorer(
 
     def skip(c_one: Array) -> ItemScores:
       shapes = jax.eval_shape(evaluate, c_one)
-      return jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), shapes)
+      return jax.tree.map(_nothing, shapes)
 
     def one(candidate: tuple[Array, Array]) -> ItemScores:
       c_one, is_active = candidate
@@ -130,6 +132,11 @@ def population_scorer(
     return jax.lax.map(one, (c, active), batch_size=batch_size)
 
   return jax.jit(run, static_argnums=5)
+
+
+def _nothing(shape: jax.ShapeDtypeStruct) -> Array:
+  none = jnp.nan if jnp.issubdtype(shape.dtype, jnp.floating) else -1
+  return jnp.full(shape.shape, none, shape.dtype)
 
 
 def failures(scores: ItemScores) -> Sequence[str | None]:

@@ -39,7 +39,7 @@ def check(
       )
     nats = np.abs(scores.log_likelihood - want.log_likelihood)
     limit = _NATS * np.maximum(1.0, np.abs(want.log_likelihood))
-    flipped = scores.correct != want.correct
+    flipped = scores.score != want.score
     # An item changes sides only at a tie: two classes at log-likelihoods of
     # at most log(1/2).
     wrong = ~(nats <= limit) | (

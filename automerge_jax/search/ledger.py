@@ -27,9 +27,13 @@ CREATE TABLE IF NOT EXISTS candidates (
   PRIMARY KEY (generation, slot));
 CREATE TABLE IF NOT EXISTS scores (
   recipe TEXT NOT NULL, setting TEXT NOT NULL, task TEXT NOT NULL,
-  correct BLOB, log_likelihood BLOB, failure TEXT,
+  score BLOB, log_likelihood BLOB, flags BLOB, failure TEXT,
   PRIMARY KEY (recipe, setting, task));
 """
+
+
+TRUNCATED = 1  # the item's text, or the answer to it, was cut off
+UNPARSED = 2  # no answer was found in what was generated
 
 
 class Candidate(NamedTuple):
@@ -41,11 +45,19 @@ class Candidate(NamedTuple):
 
 
 class Scores(NamedTuple):
-  """Item scores [n] of one recipe in one setting, or why there are none."""
+  """Item scores [n] of one recipe in one setting, or why there are none.
 
-  correct: np.ndarray | None
+  Attributes:
+    score: what the tasks' metrics say, 1 and 0 for right and wrong.
+    log_likelihood: of the right answers, nats.
+    failure: why there are no scores, or None.
+    flags: `TRUNCATED` and `UNPARSED` bits, uint8; None where all are 0.
+  """
+
+  score: np.ndarray | None
   log_likelihood: np.ndarray | None
   failure: str | None = None
+  flags: np.ndarray | None = None
 
 
 class Ledger:
@@ -155,15 +167,19 @@ class Ledger:
     for recipe, scores in scored.items():
       for index, name in enumerate(tasks):
         mine = task == index
-        correct = likelihood = None
+        score = likelihood = flags = None
         if scores.failure is None:
-          correct = np.asarray(scores.correct)[mine].astype(np.uint8).tobytes()
+          score = _floats(np.asarray(scores.score)[mine])
           likelihood = _floats(np.asarray(scores.log_likelihood)[mine])
+          if scores.flags is not None and scores.flags[mine].any():
+            flags = np.asarray(scores.flags[mine], np.uint8).tobytes()
         rows.append(
-          (recipe, setting, name, correct, likelihood, scores.failure)
+          (recipe, setting, name, score, likelihood, flags, scores.failure)
         )
     with _transaction(self._db):
-      self._db.executemany('INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?)', rows)
+      self._db.executemany(
+        'INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?)', rows
+      )
 
   def scores(
     self, recipe: str, setting: str, tasks: Sequence[str], task: np.ndarray
@@ -172,22 +188,26 @@ class Ledger:
     rows = {
       name: rest
       for name, *rest in self._db.execute(
-        'SELECT task, correct, log_likelihood, failure FROM scores '
+        'SELECT task, score, log_likelihood, flags, failure FROM scores '
         'WHERE recipe = ? AND setting = ?',
         (recipe, setting),
       )
     }
     if not rows:
       return None
-    correct = np.full(len(task), np.nan, np.float32)
+    score = np.full(len(task), np.nan, np.float32)
     likelihood = np.full(len(task), np.nan, np.float32)
+    marks = np.zeros(len(task), np.uint8)
     for index, name in enumerate(tasks):
-      right, nats, failure = rows[name]
+      metric, nats, flags, failure = rows[name]
       if failure is not None:
         return Scores(None, None, failure)
-      correct[task == index] = np.frombuffer(right, np.uint8)
-      likelihood[task == index] = np.frombuffer(nats, np.float32)
-    return Scores(correct, likelihood)
+      mine = task == index
+      score[mine] = np.frombuffer(metric, np.float32)
+      likelihood[mine] = np.frombuffer(nats, np.float32)
+      if flags is not None:
+        marks[mine] = np.frombuffer(flags, np.uint8)
+    return Scores(score, likelihood, flags=marks if marks.any() else None)
 
 
 def _ids(items: ItemSet) -> dict[str, list[str]]:

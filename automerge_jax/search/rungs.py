@@ -133,10 +133,10 @@ class RungScorer:
   ) -> dict[str, np.ndarray]:
     """Means over all items up to a rung, by metric, [tasks]."""
     task = np.concatenate([s.task for s in self.subsets[: rung + 1]])
-    correct = np.concatenate([part.correct for part in parts])
+    score = np.concatenate([part.score for part in parts])
     likelihood = np.concatenate([part.log_likelihood for part in parts])
     return {
-      'accuracy': fidelity.by_task(correct, task),
+      'accuracy': fidelity.by_task(score, task),
       'log_likelihood': fidelity.by_task(likelihood, task),
     }
 
@@ -187,7 +187,7 @@ class RungScorer:
     return {
       one.recipe: Scores(None, None, reasons[i])
       if reasons[i]
-      else Scores(host.correct[i], host.log_likelihood[i])
+      else Scores(host.score[i], host.log_likelihood[i])
       for i, one in enumerate(candidates)
     }
 

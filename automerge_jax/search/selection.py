@@ -42,7 +42,7 @@ class Judge(NamedTuple):
 
   def mean(self, scores: Scores) -> float:
     """Mean accuracy over tasks."""
-    return float(fidelity.by_task(scores.correct, self.items.task).mean())
+    return float(fidelity.by_task(scores.score, self.items.task).mean())
 
 
 def judge(
@@ -89,7 +89,7 @@ def judge(
     result = (
       Scores(None, None, reason)
       if reason
-      else Scores(host.correct, host.log_likelihood)
+      else Scores(host.score, host.log_likelihood)
     )
     ledger.record(setting, items.tasks, items.task, {key: result})
     return result

@@ -174,7 +174,7 @@ def score(heads: Heads, hidden: Array, items: Items) -> ItemScores:
   values = logits(heads, features, items.task)
   log_probability = jax.nn.log_softmax(values)
   return ItemScores(
-    correct=(jnp.argmax(values, -1) == items.label).astype(jnp.float32),
+    score=(jnp.argmax(values, -1) == items.label).astype(jnp.float32),
     log_likelihood=jnp.take_along_axis(
       log_probability, items.label[:, None], 1
     )[:, 0],

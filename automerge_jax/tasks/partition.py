@@ -12,6 +12,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import numpy as np
+
+from automerge_jax.tasks import sources
 from automerge_jax.tasks.sources import Example, Source
 
 SEED = 0
@@ -19,17 +22,19 @@ SHARES = {'train': 0.54, 'search': 0.16, 'select': 0.12, 'heldout': 0.18}
 
 
 class Item(NamedTuple):
-  """A labelled text.
+  """An example with a place in the splits.
 
   Attributes:
-    id: 16 hexadecimal digits of the SHA-256 of (task, text).
-    text: as published.
-    label: index of its class.
+    id: 16 hexadecimal digits of the SHA-256 of (task, content).
+    text, label, choices, answers, pixels: as in `sources.Example`.
   """
 
   id: str
   text: str
   label: int
+  choices: tuple[str, ...] = ()
+  answers: tuple[str, ...] = ()
+  pixels: np.ndarray | None = None
 
 
 def normalise(text: str) -> str:
@@ -38,9 +43,9 @@ def normalise(text: str) -> str:
   return ' '.join(re.findall(r'\w+', re.sub(r'https?://\S+', ' ', text)))
 
 
-def item_id(task: str, text: str) -> str:
+def item_id(task: str, content: str) -> str:
   """Stable id of an item."""
-  return hashlib.sha256(f'{task}\0{text}'.encode()).hexdigest()[:16]
+  return hashlib.sha256(f'{task}\0{content}'.encode()).hexdigest()[:16]
 
 
 def partition(
@@ -61,11 +66,12 @@ def partition(
     `{split: items}` for the four splits.
   """
   merged = _unique([*source.test, *source.train])
-  official = {normalise(example.text) for example in source.test}
+  official = {_key(example) for example in source.test}
   parts: dict[bool, list[Item]] = {True: [], False: []}
   for words, example in merged.items():
-    item = Item(item_id(task, example.text), example.text, example.label)
-    parts[words in official].append(item)
+    parts[words in official].append(
+      Item(item_id(task, sources.content(example)), *example)
+    )
   shares = dict(SHARES)
   splits = {}
   if source.test:
@@ -106,13 +112,19 @@ def take(
   return items[:n]
 
 
+def _key(example: Example) -> str:
+  """What makes two examples duplicates; empty where there is nothing."""
+  content = sources.content(example)
+  return normalise(content) or (content if example.answers else '')
+
+
 def _unique(examples: list[Example]) -> dict[str, Example]:
-  """First example of each normalised text, unless its labels conflict."""
+  """First example of each content, unless its labels conflict."""
   labels = defaultdict(set)
   first: dict[str, Example] = {}
   for example in examples:
-    words = normalise(example.text)
-    labels[words].add(example.label)
+    words = _key(example)
+    labels[words].add((example.label, example.answers))
     first.setdefault(words, example)
   return {
     words: example

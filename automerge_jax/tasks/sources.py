@@ -2,20 +2,42 @@
 
 import csv
 import functools
+import hashlib
 import json
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
+
+import numpy as np
 
 from automerge_jax import trees
 from automerge_jax.io import assets
 
 
 class Example(NamedTuple):
-  """A text and the index of its class."""
+  """What a task asks, and the right answer.
+
+  Attributes:
+    text: the text to classify, or the whole prompt as a model sees it.
+    label: index of the class, or of the right choice.
+    choices: continuations of the prompt, as they are appended to it.
+    answers: accepted answers, where the model writes its own.
+    pixels: an image instead of a text, uint8 [C, H, W].
+  """
 
   text: str
   label: int
+  choices: tuple[str, ...] = ()
+  answers: tuple[str, ...] = ()
+  pixels: np.ndarray | None = None
+
+
+def content(example: Example) -> str:
+  """What makes an example the one it is, as text."""
+  if example.pixels is not None:
+    shape = str(example.pixels.shape).encode()
+    return hashlib.sha256(shape + example.pixels.tobytes()).hexdigest()
+  return '\n'.join((example.text, *example.choices))
 
 
 class Source(NamedTuple):

@@ -148,10 +148,10 @@ def _plain(options: finetune.Options) -> dict[str, Any]:
 
 
 def _summary(scores, buckets, total: int) -> dict[str, float]:
-  correct = inference.in_order([s.correct for s in scores], buckets, total)
+  score = inference.in_order([s.score for s in scores], buckets, total)
   nats = inference.in_order([s.log_likelihood for s in scores], buckets, total)
   return {
-    'accuracy': round(float(correct.mean()), 6),
+    'accuracy': round(float(score.mean()), 6),
     'log_likelihood': round(float(nats.mean()), 6),
     'n': total,
   }
