@@ -181,7 +181,12 @@ def test_hostile_task_names_are_text_only():
   log, points = synthetic_report.search_log()
   for point in points:
     point['scores'][HOSTILE] = point['scores'].pop('movie')
-  summary = synthetic_report.build(renamed, task_names=tasks, log=log)
+  summary = synthetic_report.build(
+    renamed,
+    metrics=dict.fromkeys(tasks, 'accuracy'),
+    parents={task: task for task in tasks},
+    log=log,
+  )
   text = page.render(summary, points)
   assert '<script' not in text
   _read(text)

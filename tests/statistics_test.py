@@ -209,7 +209,7 @@ def test_newcombes_interval_covers_the_truth(cell):
 
 
 def test_mcnemar_refuses_log_likelihoods():
-  with pytest.raises(ValueError, match='pass `correct`'):
+  with pytest.raises(ValueError, match='use `paired`'):
     statistics.mcnemar(np.array([0.3]), np.array([1.0]))
 
 
@@ -223,3 +223,27 @@ def test_holm_by_hand():
 def test_scores_that_are_not_finite_are_refused():
   with pytest.raises(ValueError, match='1 of 2 scores are not finite'):
     statistics.mean_bootstrap(np.array([1, np.nan]), np.zeros(2, int), seed=0)
+
+
+def test_paired_scores_that_are_not_right_or_wrong():
+  rng = np.random.default_rng(0)
+  b = rng.random(200)
+  a = b + rng.normal(0.05, 0.1, 200)
+  test = statistics.paired(a, b, seed=0)
+  assert test.difference == pytest.approx((a - b).mean())
+  half = 1.96 * (a - b).std() / np.sqrt(200)
+  assert test.low == pytest.approx(test.difference - half, abs=0.004)
+  assert (test.gained, test.lost) == ((a > b).sum(), (a < b).sum())
+  assert statistics.paired(b > 0.5, b > 0.4, 0) == statistics.mcnemar(
+    b > 0.5, b > 0.4
+  )
+
+
+def test_mean_of_scores_that_are_not_right_or_wrong():
+  values = np.random.default_rng(1).random(400)
+  found = statistics.mean(values, seed=0)
+  half = 1.96 * values.std() / 20
+  assert found.value == pytest.approx(values.mean())
+  assert found.high - found.low == pytest.approx(2 * half, rel=0.1)
+  right = statistics.mean(values > 0.5, seed=0)
+  assert right[1:3] == statistics.wilson((values > 0.5).sum(), 400)

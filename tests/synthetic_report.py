@@ -100,7 +100,8 @@ def build(rates=None, sizes=None, draws=1000, **changes):
   tasks, result = scores(rates, sizes)
   log, _ = search_log()
   arguments = {
-    'task_names': TASKS,
+    'metrics': dict.fromkeys(TASKS, 'accuracy'),
+    'parents': {task: task for task in TASKS},
     'tasks': tasks,
     'scores': result,
     'log': log,

@@ -18,6 +18,7 @@ def render(
   *,
   base_model: Sequence[str] = (),
   license_id: str | None = None,
+  vocabulary: bool = False,
 ) -> str:
   """The card as Markdown with YAML front matter.
 
@@ -28,6 +29,7 @@ def render(
       the folder `heads`, if there, is explained.
     base_model: model ids that the merge descends from, if they are known.
     license_id: licence of the merge, if it is known.
+    vocabulary: whether it is a language model rather than an encoder.
   """
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
@@ -54,6 +56,8 @@ def render(
     recipe=recipe_yaml.rstrip('\n'),
     fence=_fence(recipe_yaml),
     files=dict(files),
+    notes=page.notes,
+    vocabulary=vocabulary,
     with_heads=any(name.startswith('heads/') for name in files),
   )
   return card.rstrip('\n') + '\n'

@@ -88,6 +88,16 @@ def heading(name: str) -> str:
   return text[:1].upper() + text[1:]
 
 
+def notes(cell: Mapping[str, Any]) -> list[str]:
+  """What share of the items was cut or gave no answer, where any did."""
+  told = (('truncated', 'cut off'), ('unparsed', 'without answer'))
+  return [
+    f'{wording.percent(cell[key])}% {words}'
+    for key, words in told
+    if cell.get(key)
+  ]
+
+
 def p_value(p: float) -> str:
   """A p-value to three decimals."""
   return '< 0.001' if p < 0.0005 else f'{p:.3f}'
@@ -124,6 +134,7 @@ def _columns(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     columns.append(
       {
         'name': 'Mean' if task is None else task,
+        'metric': None if task is None else summary['metrics'][task],
         'n': None if task is None else near[0]['n'],
         'low': min(cell['low'] for cell in near),
         'high': max(cell['high'] for cell in near),
@@ -139,7 +150,11 @@ def _own(summary: Mapping[str, Any], task: str | None) -> Mapping[str, Any]:
   """What experts score on their own task, or their mean."""
   if task is None:
     return summary['experts_on_own_task']['heldout']['mean']
-  return _cell(summary['models'][f'expert:{task}'], task)
+  return _cell(_parent(summary, task), task)
+
+
+def _parent(summary: Mapping[str, Any], task: str) -> Mapping[str, Any]:
+  return summary['models'][f'expert:{summary["parents"][task]}']
 
 
 def _cell(model: Mapping[str, Any], task: str | None) -> Mapping[str, Any]:
@@ -158,6 +173,7 @@ def _marked(
     'low': cell['low'],
     'high': cell['high'],
     'best': cell['accuracy'] == column['best'],
+    'notes': notes(cell),
   }
 
 
@@ -210,7 +226,7 @@ def _parent_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
   return [
     {
       'name': task,
-      'expert': models[f'expert:{task}']['heldout']['tasks'][task]['accuracy'],
+      'expert': _cell(_parent(summary, task), task)['accuracy'],
       'merged': models['merged']['heldout']['tasks'][task]['accuracy'],
       **tests[task],
       **_zero_mark(tests[task], reach),

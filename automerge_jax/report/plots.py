@@ -144,7 +144,9 @@ def coefficient_panels(
 def _references(summary: Mapping[str, Any], key: str) -> dict[str, float]:
   models, tasks = summary['models'], summary['tasks']
   found = {}
-  own = [models[f'expert:{task}'].get('search') for task in tasks]
+  own = [
+    models[f'expert:{summary["parents"][task]}'].get('search') for task in tasks
+  ]
   if all(own):
     found['experts, own task'] = float(
       np.mean([o['tasks'][t][key] for o, t in zip(own, tasks, strict=True)])

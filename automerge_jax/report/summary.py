@@ -2,10 +2,11 @@
 
     {"verdict": str, "seed": int, "method": str, "space": str,
      "objective": str, "tasks": [TASK, ...],
+     "metrics": {TASK: str}, "parents": {TASK: EXPERT},
      "models": {MODEL: {"recipe_hash": str|null,
        SPLIT: {"mean": {"accuracy", "low", "high", "log_likelihood"},
          "tasks": {TASK: {"accuracy", "low", "high", "log_likelihood",
-                          "n"}}}}},
+                          "n", "truncated", "unparsed"}}}}},
      "experts_on_own_task": {"heldout": {"mean": {"accuracy", "low", "high",
        "log_likelihood"}}},
      "comparisons": {
@@ -24,11 +25,15 @@
        "values": [expert][component][layer], null where there is none},
      "environment": {...}}
 
-MODEL is `merged`, `expert:TASK`, `base`, `uniform`, `task_arithmetic` or
+MODEL is `merged`, `expert:EXPERT`, `base`, `uniform`, `task_arithmetic` or
 another baseline; SPLIT is `search`, `select` or `heldout`, where it was
-scored. Accuracies are fractions, log-likelihoods nats an item, intervals 95%:
-Wilson's for a task, a stratified percentile bootstrap for means over tasks and
-their differences, Newcombe's for a task's paired difference. Everything but
+scored. A task's own expert is its entry in `parents`. Accuracies are means of
+item scores by the task's metric, `truncated` and `unparsed` shares of items,
+log-likelihoods nats an item, intervals 95%: Wilson's for a task that is right
+or wrong, a stratified percentile bootstrap for other scores, for means over
+tasks and their differences, Newcombe's for a task's paired difference (where
+scores are not 0 or 1: a bootstrap, and `gained` and `lost` count items with a
+higher and a lower score, compared by a sign test). Everything but
 `environment` is the same for the same scores. `best`, `mean` and `incumbent`
 are null in generations without such a score.
 """
@@ -41,6 +46,7 @@ import numpy as np
 
 from automerge_jax.report import wording
 from automerge_jax.search import statistics
+from automerge_jax.search.ledger import TRUNCATED, UNPARSED
 
 Scores = Mapping[str, Mapping[str, np.ndarray]]
 
@@ -58,7 +64,8 @@ _TOTALS = ('candidates', 'evaluations', 'items', 'full_evaluations', 'failures')
 
 def build(
   *,
-  task_names: Sequence[str],
+  metrics: Mapping[str, str],
+  parents: Mapping[str, str],
   tasks: Mapping[str, np.ndarray],
   scores: Mapping[str, Scores],
   log: Sequence[Mapping[str, Any]],
@@ -75,11 +82,13 @@ def build(
   """Content of `summary.json`; the module's docstring has the schema.
 
   Args:
-    task_names: names of the tasks.
+    metrics: of each task, in order.
+    parents: each task's own expert.
     tasks: index of each item's task, `{split: [n]}`.
-    scores: `{split: {model: {'score': [n], 'log_likelihood': [n]}}}`.
-      `heldout` holds `merged`, `task_arithmetic` and every `expert:TASK`;
-      `search` holds `merged`.
+    scores: `{split: {model: {'score': [n], 'log_likelihood': [n]}}}`, where
+      there are any also `flags` [n]. `heldout` holds `merged`,
+      `task_arithmetic` and every `expert:EXPERT` of `parents`; `search` holds
+      `merged`.
     log: one row a generation: `generation`, then, counted from the start,
       `candidates` (proposed), `evaluations` (of a candidate at a rung),
       `items`, `full_evaluations` (items over those of the last rung) and
@@ -98,12 +107,13 @@ def build(
   Raises:
     ValueError: if a model that the comparisons need was not scored.
   """
-  _check(task_names, tasks, scores, log)
+  task_names = list(metrics)
+  own = [parents[task] for task in task_names]
+  _check(task_names, own, tasks, scores, log)
   held, held_tasks = scores['heldout'], np.asarray(tasks['heldout'])
   merged = held['merged']['score']
   experts = {
-    key: _own(held, key, task_names, held_tasks)
-    for key in ('score', 'log_likelihood')
+    key: _own(held, key, own, held_tasks) for key in ('score', 'log_likelihood')
   }
   floor = held['task_arithmetic']['score']
   comparisons: dict[str, Any] = {
@@ -116,7 +126,7 @@ def build(
     if name != 'merged'
   }
   comparisons['merged_vs_own_expert'] = _against_experts(
-    held, task_names, held_tasks
+    held, parents, task_names, held_tasks, seed
   )
   before = scores['search']['merged']['score']
   optimism = statistics.optimism(
@@ -128,7 +138,9 @@ def build(
       **{
         split: {
           'mean': _mean(scores[split][name], tasks[split], seed, draws),
-          'tasks': _per_task(scores[split][name], tasks[split], task_names),
+          'tasks': _per_task(
+            scores[split][name], tasks[split], task_names, seed
+          ),
         }
         for split in ('search', 'select', 'heldout')
         if name in scores.get(split, {})
@@ -145,7 +157,9 @@ def build(
     'method': method,
     'space': space,
     'objective': objective,
-    'tasks': list(task_names),
+    'tasks': task_names,
+    'metrics': dict(metrics),
+    'parents': {task: parents[task] for task in task_names},
     'models': models,
     'experts_on_own_task': {
       'heldout': {'mean': _mean(experts, held_tasks, seed, draws)}
@@ -175,13 +189,14 @@ def build(
 
 def _check(
   task_names: Sequence[str],
+  own: Sequence[str],
   tasks: Mapping[str, np.ndarray],
   scores: Mapping[str, Scores],
   log: Sequence[Mapping[str, Any]],
 ) -> None:
   needed = {
     'heldout': ['merged', 'task_arithmetic']
-    + [f'expert:{task}' for task in task_names],
+    + [f'expert:{name}' for name in own],
     'search': ['merged'],
   }
   for split, names in needed.items():
@@ -202,20 +217,25 @@ def _check(
 
 
 def _own(
-  held: Scores, key: str, task_names: Sequence[str], tasks: np.ndarray
+  held: Scores, key: str, own: Sequence[str], tasks: np.ndarray
 ) -> np.ndarray:
-  """Each item's score by the expert on its task, [n]."""
-  rows = np.stack([held[f'expert:{task}'][key] for task in task_names])
+  """Each item's score by its task's own expert, [n]."""
+  rows = np.stack([held[f'expert:{name}'][key] for name in own])
   return rows[tasks, np.arange(len(tasks))]
 
 
 def _against_experts(
-  held: Scores, task_names: Sequence[str], tasks: np.ndarray
+  held: Scores,
+  parents: Mapping[str, str],
+  task_names: Sequence[str],
+  tasks: np.ndarray,
+  seed: int,
 ) -> dict[str, Any]:
   tests = [
-    statistics.mcnemar(
+    statistics.paired(
       held['merged']['score'][tasks == index],
-      held[f'expert:{task}']['score'][tasks == index],
+      held[f'expert:{parents[task]}']['score'][tasks == index],
+      seed,
     )
     for index, task in enumerate(task_names)
   ]
@@ -242,18 +262,22 @@ def _per_task(
   scores: Mapping[str, np.ndarray],
   tasks: np.ndarray,
   task_names: Sequence[str],
+  seed: int,
 ) -> dict[str, Any]:
   rows = {}
+  flags = scores.get('flags')
+  marks = np.zeros(len(tasks), np.uint8) if flags is None else flags
   for index, task in enumerate(task_names):
     mine = np.asarray(tasks) == index
-    right, n = float(scores['score'][mine].sum()), int(mine.sum())
-    low, high = statistics.wilson(right, n)
+    estimate = statistics.mean(scores['score'][mine], seed)
     rows[task] = {
-      'accuracy': right / n,
-      'low': low,
-      'high': high,
+      'accuracy': estimate.value,
+      'low': estimate.low,
+      'high': estimate.high,
       'log_likelihood': np.mean(scores['log_likelihood'][mine], dtype=float),
-      'n': n,
+      'n': int(mine.sum()),
+      'truncated': float(np.mean(marks[mine] & TRUNCATED > 0)),
+      'unparsed': float(np.mean(marks[mine] & UNPARSED > 0)),
     }
   return rows
 

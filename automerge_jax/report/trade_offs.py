@@ -36,7 +36,7 @@ def task_panels(
     if len(tasks) > _PAIRED:
       return [_parallel(tasks, 100 * scores[front], models)]
     return [
-      _pair(tasks, a, b, 100 * scores, front, models)
+      _pair(tasks, a, b, 100 * scores, front, models, summary['parents'])
       for a, b in itertools.combinations(range(len(tasks)), 2)
     ]
 
@@ -57,6 +57,7 @@ def _pair(
   scores: np.ndarray,
   front: np.ndarray,
   models: Mapping[str, Sequence[float]],
+  parents: Mapping[str, str],
 ) -> drawing.Panel:
   figure, axes = drawing.canvas(330, 300)
   axes.grid()
@@ -88,10 +89,10 @@ def _pair(
       clip_on=False,
     )
   for index in (a, b):
-    name = f'expert:{tasks[index]}'
+    name = f'expert:{parents[tasks[index]]}'
     if name in models:
       axes.annotate(
-        f'{tasks[index]} expert',
+        f'{parents[tasks[index]]} expert',
         (models[name][a], models[name][b]),
         xytext=(-7, -3) if index == a else (7, -3),
         textcoords='offset points',

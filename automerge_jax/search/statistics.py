@@ -225,7 +225,7 @@ def mcnemar(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> McNemar:
   if a.shape != b.shape or a.ndim != 1 or not a.size:
     raise ValueError(f'shapes {a.shape} and {b.shape}: expected one [n], n > 0')
   if not (np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()):
-    raise ValueError('scores other than 0 and 1; pass `correct`')
+    raise ValueError('scores other than 0 and 1; use `paired`')
   n = len(a)
   a, b = a.astype(bool), b.astype(bool)
   both, neither = int((a & b).sum()), int((~a & ~b).sum())
@@ -235,6 +235,36 @@ def mcnemar(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> McNemar:
     p = float(stats.binomtest(gained, gained + lost, 0.5).pvalue)
   low, high = _newcombe(both, gained, lost, neither, level)
   return McNemar((gained - lost) / n, low, high, gained, lost, p)
+
+
+def mean(scores: np.ndarray, seed: int, level: float = 0.95) -> Estimate:
+  """Mean of one task's scores [n]; Wilson's interval where they are 0/1."""
+  scores = np.asarray(scores)
+  if np.isin(scores, (0, 1)).all():
+    right = float(scores.sum())
+    return Estimate(right / len(scores), *wilson(right, len(scores), level))
+  return mean_bootstrap(scores, np.zeros(len(scores), int), seed, level=level)
+
+
+def paired(
+  a: np.ndarray, b: np.ndarray, seed: int, level: float = 0.95
+) -> McNemar:
+  """Two models' scores [n] on one task's items: McNemar's test for 0/1 scores.
+
+  Other scores: a paired bootstrap, and an exact sign test of the items that
+  differ, counted as gained and lost.
+  """
+  a, b = np.asarray(a), np.asarray(b)
+  if np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all():
+    return mcnemar(a, b, level)
+  gained, lost = int((a > b).sum()), int((a < b).sum())
+  p = 1.0
+  if gained + lost:
+    p = float(stats.binomtest(gained, gained + lost, 0.5).pvalue)
+  difference = paired_bootstrap(a, b, np.zeros(len(a), int), seed, level=level)
+  value, low, high, _ = difference
+  assert value is not None and low is not None and high is not None
+  return McNemar(value, low, high, gained, lost, p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
