@@ -1,13 +1,34 @@
-"""Model families by Hugging Face `model_type`, and whole-folder loading."""
+"""Model families by Hugging Face `model_type`, and loading of checkpoints."""
 
 import json
 import pathlib
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
 
 from automerge_jax import trees
-from automerge_jax.io import safetensors
-from automerge_jax.models import base, bert
+from automerge_jax.io import checkpoints
+from automerge_jax.models import base, bert, llama
 from automerge_jax.types import Family, Params
+
+_CONFIG = 'config.json'
+_MODULES: dict[str, ModuleType] = {
+  'bert': bert,
+  'gemma': llama,
+  'gemma2': llama,
+  'gemma3_text': llama,
+  'llama': llama,
+  'mistral': llama,
+  'qwen2': llama,
+  'qwen3': llama,
+}
+
+_FAMILIES = {
+  'clip': vit,
+  'clip_vision_model': vit,
+  'dinov2': vit,
+  'vit': vit,
+}
 
 
 class Model(NamedTuple):
@@ -17,40 +38,76 @@ class Model(NamedTuple):
   params: Params
 
 
-def family_of(folder: pathlib.Path, stored: list[str]) -> Family:
-  """The family of a Hugging Face folder.
+def family_of(folder: pathlib.Path, stored: Sequence[str]) -> Family:
+  """The family of a checkpoint.
 
   Args:
-    folder: holds `config.json`.
+    folder: holds `config.json`; or what `io.checkpoints` reads: an Orbax folder
+      with the config in it or beside it, or a GGUF file, which tells its own.
     stored: names of the checkpoint's tensors.
 
   Raises:
     FileNotFoundError: without `config.json`.
     ValueError: for an unknown `model_type` or an unimplemented feature.
   """
-  path = folder / 'config.json'
-  if not path.is_file():
-    raise FileNotFoundError(
-      f'{folder} has no config.json; expected a Hugging Face model folder'
+  return from_config(_config(pathlib.Path(folder)), stored, str(folder))
+
+
+def from_config(
+  config: Mapping[str, Any], stored: Sequence[str], where: str = 'config'
+) -> Family:
+  """The family of a parsed `config.json`.
+
+  Args:
+    config: of the model.
+    stored: names of the checkpoint's tensors.
+    where: what an error calls the config.
+
+  Raises:
+    ValueError: for an unknown `model_type` or an unimplemented feature.
+  """
+  kind = str(config.get('model_type'))
+  if kind not in _MODULES:
+    raise ValueError(
+      f'{where}: unknown model_type {kind!r}' + trees.nearest(kind, _MODULES)
     )
-  config = json.loads(path.read_text())
-  kind = config.get('model_type')
+  module = _MODULES[kind]
   if kind == 'bert':
     pooler = 'pooler.dense.weight' in stored
     return bert.family(bert.config_from_hf(config, pooler))
-  raise ValueError(
-    f'{path}: unknown model_type {kind!r}' + trees.nearest(str(kind), ['bert'])
-  )
+  return module.family(module.config_from_hf(config, list(stored)))
 
 
-def load(folder: str | pathlib.Path) -> Model:
-  """Reads a Hugging Face folder into Params.
+def load(path: str | pathlib.Path) -> Model:
+  """Reads a checkpoint of any format into Params.
+
+  Args:
+    path: as `io.checkpoints.open_checkpoint` takes it, with a config.
 
   Raises:
+    FileNotFoundError: if there is no checkpoint or no config.
     ValueError: if checkpoint and key table do not match, listing each tensor.
   """
-  folder = pathlib.Path(folder)
-  tensors = safetensors.read(folder)
-  family = family_of(folder, list(tensors))
-  base.check_keys(family, list(tensors))
-  return Model(family, base.pack(family.keys, tensors))
+  main, _ = checkpoints.split_adapter(path)
+  with checkpoints.open_checkpoint(path) as source:
+    family = family_of(main, source.names())
+    base.check_keys(family, source.names())
+    tensors = {key.stored: source.get(key.stored) for key in family.keys}
+    return Model(family, base.pack(family.keys, tensors))
+
+
+def _config(path: pathlib.Path) -> dict[str, Any]:
+  """Parsed `config.json`."""
+  folder = path if path.is_dir() else path.parent
+  for file in (folder / _CONFIG, folder.parent / _CONFIG):
+    beside = file.parent == folder or checkpoints.find(path)[0] == 'orbax'
+    if file.is_file() and beside:
+      return json.loads(file.read_text(encoding='utf-8'))
+  kind, weights = checkpoints.find(path)
+  if kind == 'gguf':
+    from automerge_jax.io import gguf  # takes a second
+
+    return gguf.config(weights)
+  raise FileNotFoundError(
+    f'{folder} has no {_CONFIG}; expected a Hugging Face model folder'
+  )

@@ -1,0 +1,171 @@
+"""What a Hugging Face `config.json` says of a decoder of Llama's shape."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from automerge_jax.models import rope
+
+ACTIVATIONS = ('silu', 'gelu', 'gelu_pytorch_tanh')
+KINDS = ('llama', 'mistral', 'qwen2', 'qwen3', 'gemma', 'gemma2', 'gemma3_text')
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Sizes and features of a decoder.
+
+  Attributes:
+    norm_offset: what is added to a stored norm's weight.
+    embedding_scale: whether embeddings are multiplied by sqrt(hidden_size).
+    post_norms: whether what a block adds is normed too.
+    attention_cap, logit_cap: soft caps, None for none.
+    windows: of each layer: how many positions it sees; None for all.
+    rope: different rotary embeddings, sorted (name, value) pairs.
+    rope_index: of each layer: which of these.
+    head: 'own', 'tied' to the embedding, or None.
+    prefix: of the stored names of the bare model.
+  """
+
+  name: str
+  vocab_size: int
+  hidden_size: int
+  num_layers: int
+  num_heads: int
+  num_kv_heads: int
+  head_size: int
+  mlp_size: int
+  activation: str
+  norm_eps: float
+  norm_offset: float
+  embedding_scale: bool
+  post_norms: bool
+  qk_norm: bool
+  qkv_bias: bool
+  output_bias: bool
+  mlp_bias: bool
+  attention_scale: float
+  attention_cap: float | None
+  logit_cap: float | None
+  windows: tuple[int | None, ...]
+  rope: tuple[tuple[tuple[str, Any], ...], ...]
+  rope_index: tuple[int, ...]
+  max_tokens: int
+  head: str | None
+  prefix: str
+
+
+def config_from_hf(hf: Mapping[str, Any], stored: Sequence[str]) -> Config:
+  """Reads a Hugging Face `config.json`; left-out entries get HF's defaults.
+
+  Args:
+    hf: the parsed file.
+    stored: names of the checkpoint's tensors, which tell whether it is a bare
+      model and whether it has a head of its own.
+
+  Raises:
+    ValueError: naming a feature that is not implemented or sizes that do not
+      fit.
+  """
+  full = _filled(hf)
+  name, layers = full.model_type, full.num_hidden_layers
+  gemma = name.startswith('gemma')
+  heads, kv_heads = full.num_attention_heads, full.num_key_value_heads
+  size = getattr(full, 'head_dim', None) or full.hidden_size // heads
+  if heads % kv_heads:
+    raise ValueError(
+      f'config has num_attention_heads={heads}, which is no multiple of '
+      f'num_key_value_heads={kv_heads}'
+    )
+  if size % 2:
+    raise ValueError(f'config has head_dim={size}; expected an even number')
+  activation = getattr(full, 'hidden_activation', None) or full.hidden_act
+  _only('hidden_act', activation, ACTIVATIONS)
+  _only(
+    'use_bidirectional_attention',
+    getattr(full, 'use_bidirectional_attention', None) or False,
+    (False,),
+  )
+  if name == 'gemma3_text':  # transformers reads it and leaves it out
+    _only('attn_logit_softcapping', full.attn_logit_softcapping, (None,))
+  tables, index = _rope(full)
+  biased = getattr(full, 'attention_bias', False)
+  scalar = getattr(full, 'query_pre_attn_scalar', size)
+  head = 'tied' if full.tie_word_embeddings else None
+  return Config(
+    name=name,
+    vocab_size=full.vocab_size,
+    hidden_size=full.hidden_size,
+    num_layers=layers,
+    num_heads=heads,
+    num_kv_heads=kv_heads,
+    head_size=size,
+    mlp_size=full.intermediate_size,
+    activation=activation,
+    norm_eps=full.rms_norm_eps,
+    norm_offset=1.0 if gemma else 0.0,
+    embedding_scale=gemma,
+    post_norms=name in ('gemma2', 'gemma3_text'),
+    qk_norm=name in ('qwen3', 'gemma3_text'),
+    qkv_bias=biased or name == 'qwen2',
+    output_bias=biased,
+    mlp_bias=getattr(full, 'mlp_bias', False),
+    attention_scale=scalar**-0.5,
+    attention_cap=getattr(full, 'attn_logit_softcapping', None),
+    logit_cap=getattr(full, 'final_logit_softcapping', None),
+    windows=_windows(full),
+    rope=tables,
+    rope_index=index,
+    max_tokens=full.max_position_embeddings,
+    head='own' if 'lm_head.weight' in stored else head,
+    prefix='model.' if any(n.startswith('model.') for n in stored) else '',
+  )
+
+
+def _filled(hf: Mapping[str, Any]) -> Any:
+  """The config with the defaults of its model type."""
+  from transformers import AutoConfig  # takes a second
+
+  kind = hf.get('model_type')
+  _only('model_type', kind, KINDS)
+  entries = {k: v for k, v in hf.items() if k != 'model_type'}
+  try:
+    return AutoConfig.for_model(kind, **entries)
+  except (TypeError, ValueError, KeyError, AttributeError) as error:
+    raise ValueError(f'config of {kind!r} is not valid: {error}') from error
+
+
+def _only(name: str, value: Any, known: Sequence[Any]) -> None:
+  if value not in known:
+    raise ValueError(f'config has {name}={value!r}; implemented: {list(known)}')
+
+
+def _windows(full: Any) -> tuple[int | None, ...]:
+  """Of each layer."""
+  count, window = full.num_hidden_layers, getattr(full, 'sliding_window', None)
+  if full.model_type in ('llama', 'gemma'):
+    window = None
+  types = getattr(full, 'layer_types', None)
+  if full.model_type in ('llama', 'mistral', 'gemma'):
+    types = None
+  types = types or ['sliding_attention'] * count
+  if len(types) != count:
+    raise ValueError(
+      f'config has {len(types)} layer_types and num_hidden_layers={count}'
+    )
+  for kind in types:
+    _only('layer_types', kind, ('sliding_attention', 'full_attention'))
+  return tuple(window if t == 'sliding_attention' else None for t in types)
+
+
+def _rope(full: Any) -> tuple[tuple, tuple[int, ...]]:
+  """Different rotary embeddings, and which of them each layer uses."""
+  found = full.rope_parameters
+  if full.model_type == 'gemma3_text':
+    kinds = ('full_attention', 'sliding_attention')
+    tables = [found[kind] for kind in kinds]
+    index = tuple(kinds.index(kind) for kind in full.layer_types)
+  else:
+    tables, index = [found], (0,) * full.num_hidden_layers
+  for table in tables:
+    rope.check(table)
+  return tuple(tuple(sorted(table.items())) for table in tables), index
