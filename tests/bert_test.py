@@ -150,7 +150,7 @@ def test_doubly_mapped_tensor_is_named(golden, model):
 @pytest.mark.parametrize(
   ('entry', 'value'),
   [
-    ('hidden_act', 'gelu_new'),
+    ('hidden_act', 'tanh'),
     ('position_embedding_type', 'relative_key'),
     ('is_decoder', True),
     ('add_cross_attention', True),

@@ -1,23 +1,37 @@
 """BERT encoder: https://arxiv.org/abs/1810.04805, as in Hugging Face `bert`.
 
 Outputs are the last hidden states [B, T, d]. Pooling and heads are not part of
-the trunk; the checkpoint's own pooler is carried along in `final`, unused.
+the trunk; the checkpoint's own are carried along in `final`, unused, so that
+they are merged and exported like everything else.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
+from automerge_jax.models import activations, attention
+from automerge_jax.models.activations import gelu
 from automerge_jax.types import Array, Family, Key, Params
+
+__all__ = ['Config', 'config_from_hf', 'family', 'gelu', 'read_config']
+
+HEADS = ('cls.', 'classifier.', 'qa_outputs.', 'lm_head.')
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """Sizes of a BERT encoder."""
+  """Sizes of a BERT encoder and what its checkpoint stores.
+
+  Attributes:
+    padding_position: of RoBERTa the row of the position table for padding;
+      real tokens are counted from the next one on. None: from row 0 on.
+    prefix: of the trunk's stored names.
+    heads: stored names of heads on top of the trunk.
+    gamma: whether scales are stored as `gamma` and `beta`, as from TensorFlow.
+  """
 
   vocab_size: int
   hidden_size: int
@@ -28,6 +42,21 @@ class Config:
   type_vocab_size: int
   layer_norm_eps: float
   pooler: bool
+  activation: str = 'gelu'
+  padding_position: int | None = None
+  prefix: str = ''
+  heads: tuple[str, ...] = ()
+  gamma: bool = False
+
+  @property
+  def max_tokens(self) -> int:
+    """Most tokens of a text."""
+    return self.max_positions - self.first_position
+
+  @property
+  def first_position(self) -> int:
+    """Row of the position table of a text's first token."""
+    return 0 if self.padding_position is None else self.padding_position + 1
 
 
 _ENTRIES = {
@@ -42,92 +71,114 @@ _ENTRIES = {
 }
 
 
-def config_from_hf(hf: Mapping[str, Any], pooler: bool = True) -> Config:
+def config_from_hf(
+  hf: Mapping[str, Any], stored: Sequence[str] = ('pooler.dense.weight',)
+) -> Config:
   """Reads a Hugging Face `config.json`.
 
   Args:
     hf: the parsed file.
-    pooler: whether the checkpoint has pooler weights.
+    stored: names of the checkpoint's tensors; by default of a bare trunk with
+      a pooler.
 
   Raises:
     ValueError: naming a feature that is not implemented, a missing entry or
       sizes that do not fit.
   """
+  return read_config(hf, stored, 'BERT', 'bert.')
+
+
+def read_config(
+  hf: Mapping[str, Any], stored: Sequence[str], name: str, prefix: str
+) -> Config:
+  """As `config_from_hf`, of a model of BERT's shape with another prefix."""
   wanted = {
-    'hidden_act': 'gelu',
     'position_embedding_type': 'absolute',
     'is_decoder': False,
     'add_cross_attention': False,
   }
-  for name, value in wanted.items():
-    if hf.get(name, value) != value:
+  for entry, value in wanted.items():
+    if hf.get(entry, value) != value:
       raise ValueError(
-        f'BERT config has {name}={hf[name]!r}; only {value!r} is implemented'
+        f'{name} config has {entry}={hf[entry]!r}; only {value!r} is '
+        'implemented'
       )
   missing = sorted(set(_ENTRIES.values()) - set(hf))
   if missing:
-    raise ValueError(f'BERT config lacks the entries {missing}')
+    raise ValueError(f'{name} config lacks the entries {missing}')
+  if not any(found.startswith(prefix) for found in stored):
+    prefix = ''
   config = Config(
-    **{field: hf[entry] for field, entry in _ENTRIES.items()}, pooler=pooler
+    **{field: hf[entry] for field, entry in _ENTRIES.items()},
+    pooler=f'{prefix}pooler.dense.weight' in stored,
+    activation=activations.check(
+      hf.get('hidden_act', 'gelu'), 'hidden_act', name
+    ),
+    prefix=prefix,
+    heads=tuple(n for n in stored if prefix and n.startswith(HEADS)),
+    gamma=f'{prefix}embeddings.LayerNorm.gamma' in stored,
   )
   if config.hidden_size % config.num_heads:
     raise ValueError(
-      f'BERT config has hidden_size={config.hidden_size}, which is no multiple '
-      f'of num_attention_heads={config.num_heads}'
+      f'{name} config has hidden_size={config.hidden_size}, which is no '
+      f'multiple of num_attention_heads={config.num_heads}'
     )
   return config
 
 
-def gelu(x: Array) -> Array:
-  """Exact GELU; faster on CPU than jax.nn.gelu's erfc, and the same values."""
-  return 0.5 * x * (1.0 + jax.lax.erf(x * 2**-0.5))
-
-
 class Stem(nn.Module):
-  """Sum of word, position and segment embeddings, normalised."""
+  """Sum of word, position and segment embeddings, normalised.
+
+  Without `positions` [B, T] tokens stand where they are in the row, without
+  `segments` [B, T] all are of the first.
+  """
 
   config: Config
 
   @nn.compact
-  def __call__(self, ids: Array) -> Array:
+  def __call__(
+    self,
+    ids: Array,
+    positions: Array | None = None,
+    segments: Array | None = None,
+  ) -> Array:
     c = self.config
-    if ids.shape[-1] > c.max_positions:
-      raise ValueError(
-        f'input has {ids.shape[-1]} tokens; the model has positions for '
-        f'{c.max_positions}: truncate the input'
-      )
+    if positions is None:
+      positions = jnp.arange(ids.shape[-1])[None]
+    if segments is None:
+      segments = jnp.zeros_like(positions)
     word = nn.Embed(c.vocab_size, c.hidden_size, name='word')(ids)
-    positions = jnp.arange(ids.shape[-1])
     position = nn.Embed(c.max_positions, c.hidden_size, name='position')(
       positions
     )
-    segments = jnp.zeros(ids.shape[-1], jnp.int32)
     segment = nn.Embed(c.type_vocab_size, c.hidden_size, name='segment')(
       segments
     )
-    x = word + (position + segment)[None]
+    x = word + (position + segment)
     return nn.LayerNorm(c.layer_norm_eps, name='norm')(x)
 
 
 class Attention(nn.Module):
-  """Self-attention over [B, T, d] with an additive mask [B, 1, 1, T]."""
+  """Self-attention over [B, T, d] of those whom `seen` [B, T, T] allows."""
 
   config: Config
 
   @nn.compact
-  def __call__(self, x: Array, bias: Array) -> Array:
+  def __call__(self, x: Array, seen: Array) -> Array:
     c = self.config
-    size = c.hidden_size // c.num_heads
 
-    def heads(name):  # [B, H, T, d]: matmuls then run over contiguous T x d
+    def heads(name):
       y = nn.Dense(c.hidden_size, name=name)(x)
-      return y.reshape(*y.shape[:-1], c.num_heads, size).swapaxes(-2, -3)
+      return attention.split_heads(y, c.num_heads)
 
-    query, key, value = heads('query'), heads('key'), heads('value')
-    scores = query @ key.swapaxes(-1, -2) * size**-0.5 + bias
-    y = jax.nn.softmax(scores, axis=-1) @ value
-    y = y.swapaxes(-2, -3).reshape(x.shape)
-    return nn.Dense(c.hidden_size, name='output')(y)
+    y = attention.attend(
+      heads('query'),
+      heads('key'),
+      heads('value'),
+      seen,
+      (c.hidden_size // c.num_heads) ** -0.5,
+    )
+    return nn.Dense(c.hidden_size, name='output')(attention.join_heads(y))
 
 
 class Block(nn.Module):
@@ -136,44 +187,65 @@ class Block(nn.Module):
   config: Config
 
   @nn.compact
-  def __call__(self, x: Array, bias: Array) -> Array:
+  def __call__(self, x: Array, seen: Array) -> Array:
     c = self.config
-    y = Attention(c, name='attention')(x, bias)
+    act = activations.ACTIVATIONS[c.activation]
+    y = Attention(c, name='attention')(x, seen)
     x = nn.LayerNorm(c.layer_norm_eps, name='attention_norm')(x + y)
-    y = gelu(nn.Dense(c.mlp_size, name='mlp_input')(x))
+    y = act(nn.Dense(c.mlp_size, name='mlp_input')(x))
     y = nn.Dense(c.hidden_size, name='mlp_output')(y)
     return nn.LayerNorm(c.layer_norm_eps, name='mlp_norm')(x + y)
 
 
-def family(config: Config) -> Family:
+def family(config: Config, name: str = 'bert') -> Family:
   """The three functions and the key table of one BERT configuration.
 
-  Inputs are `ids` and `mask`, int32 [B, T].
+  Inputs are `ids` and `mask`, int32 [B, T], and perhaps `positions`, `branch`
+  and `segments` (Hugging Face's token_type_ids).
   """
-  stem, block = Stem(config), Block(config)
+  c = config
+  stem, block = Stem(c), Block(c)
+
+  def positions(inputs: Mapping[str, Array]) -> Array | None:
+    if 'positions' not in inputs and inputs['ids'].shape[-1] > c.max_tokens:
+      raise ValueError(
+        f'input has {inputs["ids"].shape[-1]} tokens; the model has positions '
+        f'for {c.max_tokens}: truncate the input'
+      )
+    if c.padding_position is None:
+      return inputs.get('positions')
+    real = jnp.asarray(inputs['mask']) > 0
+    counted = jnp.cumsum(real, axis=-1, dtype=jnp.int32) - 1
+    own = inputs.get('positions', counted) + c.first_position
+    return jnp.where(real, own, c.padding_position)
 
   def embed(params: Params, inputs: Mapping[str, Array]):
-    x = stem.apply({'params': params['stem']}, inputs['ids'])
-    allowed = inputs['mask'][:, None, None, :] > 0
-    return x, jnp.where(allowed, 0.0, jnp.finfo(x.dtype).min)
+    x = stem.apply(
+      {'params': params['stem']},
+      inputs['ids'],
+      positions(inputs),
+      inputs.get('segments'),
+    )
+    own = attention.places(inputs)
+    return x, attention.sees(own, own, causal=False)
 
   def layer(layer_params: Params, carry, layer_info):
     del layer_info
-    x, bias = carry
-    return block.apply({'params': layer_params}, x, bias), bias
+    x, seen = carry
+    return block.apply({'params': layer_params}, x, seen), seen
 
   def head(params: Params, carry):
     del params
     return carry[0]
 
   return Family(
-    name='bert',
-    num_layers=config.num_layers,
+    name=name,
+    num_layers=c.num_layers,
     embed=embed,
     block=layer,
     head=head,
     layer_info=None,
-    keys=_keys(config),
+    keys=_keys(c),
     components={
       'coarse': (
         ('stem', 'embeddings'),
@@ -192,12 +264,18 @@ def family(config: Config) -> Family:
         ('mlp output', None),
       ),
     },
-    skip=('embeddings.position_ids',),  # an integer buffer, not a weight
+    skip=tuple(  # integer buffers, not weights
+      f'{c.prefix}embeddings.{buffer}'
+      for buffer in ('position_ids', 'token_type_ids')
+    ),
+    max_tokens=c.max_tokens,
   )
 
 
 def _keys(config: Config) -> tuple[Key, ...]:
   norm = {'weight': 'scale', 'bias': 'bias'}
+  if config.gamma:
+    norm = {'gamma': 'scale', 'beta': 'bias'}
   dense = {'weight': 'kernel', 'bias': 'bias'}
   table = {'weight': 'embedding'}
   outer = {
@@ -219,13 +297,18 @@ def _keys(config: Config) -> tuple[Key, ...]:
     'output.LayerNorm': ('mlp_norm', norm),
   }
   rows = [
-    Key(f'{stored}.{kind}', f'{path}/{leaf}', None, leaf == 'kernel')
+    Key(
+      f'{config.prefix}{stored}.{kind}',
+      f'{path}/{leaf}',
+      None,
+      leaf == 'kernel',
+    )
     for stored, (path, kinds) in outer.items()
     for kind, leaf in kinds.items()
   ]
   rows += [
     Key(
-      f'encoder.layer.{i}.{stored}.{kind}',
+      f'{config.prefix}encoder.layer.{i}.{stored}.{kind}',
       f'layers/{path}/{leaf}',
       i,
       leaf == 'kernel',
@@ -234,4 +317,5 @@ def _keys(config: Config) -> tuple[Key, ...]:
     for stored, (path, kinds) in inner.items()
     for kind, leaf in kinds.items()
   ]
+  rows += [Key(head, f'final/{head}', None, False) for head in config.heads]
   return tuple(rows)
