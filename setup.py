@@ -22,6 +22,7 @@ _REQUIRES = [
   'optax>=0.2.8',
   'orbax-checkpoint>=0.12.8',
   'pyyaml>=6.0.3',
+  'regex>=2026.11.15',
   'safetensors>=0.8.0',
   'scipy>=1.17.1',
   'threadpoolctl>=3.8.0',
