@@ -8,12 +8,15 @@ from typing import Any, NamedTuple
 
 from automerge_jax import trees
 from automerge_jax.io import checkpoints
-from automerge_jax.models import base, bert, llama
+from automerge_jax.models import base, bert, llama, roberta, vit
 from automerge_jax.types import Family, Params
 
 _CONFIG = 'config.json'
 _MODULES: dict[str, ModuleType] = {
   'bert': bert,
+  'clip': vit,
+  'clip_vision_model': vit,
+  'dinov2': vit,
   'gemma': llama,
   'gemma2': llama,
   'gemma3_text': llama,
@@ -21,13 +24,9 @@ _MODULES: dict[str, ModuleType] = {
   'mistral': llama,
   'qwen2': llama,
   'qwen3': llama,
-}
-
-_FAMILIES = {
-  'clip': vit,
-  'clip_vision_model': vit,
-  'dinov2': vit,
   'vit': vit,
+  'roberta': roberta,
+  'xlm-roberta': roberta,
 }
 
 
@@ -72,9 +71,6 @@ def from_config(
       f'{where}: unknown model_type {kind!r}' + trees.nearest(kind, _MODULES)
     )
   module = _MODULES[kind]
-  if kind == 'bert':
-    pooler = 'pooler.dense.weight' in stored
-    return bert.family(bert.config_from_hf(config, pooler))
   return module.family(module.config_from_hf(config, list(stored)))
 
 
