@@ -56,6 +56,48 @@ def extend(
   return family.head(params, carry), dict(carry['memory'], layers=layers)
 
 
+def unstack(family: Family, params: Params) -> list[tuple[Params, Any]]:
+  """Parameters and `layer_info` of each layer, in arrays of their own.
+
+  A copy of the layers: for what reads them many times in one computation. A
+  scan copies each layer out of its stack at every step, which no batch of one
+  token a row pays for (CPU).
+  """
+  stack = _layers(family, params), family.layer_info
+  return [
+    jax.tree.map(lambda leaf, i=i: leaf[i], stack)
+    for i in range(family.num_layers)
+  ]
+
+
+def extend_unstacked(
+  family: Family,
+  params: Params,
+  layers: Sequence[tuple[Params, Any]],
+  inputs: Mapping[str, Array],
+  memory: Any,
+) -> tuple[Array, Any]:
+  """As `extend`, over `unstack`ed layers.
+
+  Args:
+    family: one with `cache` and `step`.
+    params: of the model; its layers are not read.
+    layers: what `unstack` made.
+    inputs: as `extend` takes them.
+    memory: with `layers` a sequence, one a layer, of leaves [B, ...].
+  """
+  carry = family.embed(params, dict(inputs, memory=memory))
+  extended = []
+  for (layer_params, layer_info), own in zip(
+    layers, memory['layers'], strict=True
+  ):
+    carry, own = family.step(layer_params, carry, layer_info, own)
+    extended.append(own)
+  return family.head(params, carry), dict(
+    carry['memory'], layers=tuple(extended)
+  )
+
+
 def _layers(family: Family, params: Params) -> Params:
   for part in family.stack.split('/'):
     params = params[part]
