@@ -113,7 +113,7 @@ def family(config: Config) -> Family:
   c = config
   block = Block(c)
   final = Norm(c.norm_eps, c.norm_offset)
-  tables = [rope.frequencies(dict(p), c.head_size) for p in c.rope]
+  tables = [rope.table(dict(p), c.head_size) for p in c.rope]
 
   def embed(params: Params, inputs: Mapping[str, Array]):
     table = params['stem']['word']['embedding']
@@ -132,7 +132,7 @@ def family(config: Config) -> Family:
     if any(window is not None for window in c.windows):
       own_positions = own.positions[:, :, None]
       carry['distance'] = own_positions - shown.positions[:, None, :]
-    turned = [rope.angles(table, own.positions) for table in tables]
+    turned = [rope.angles(t, own.positions) for t in tables]
     carry['rotation'] = jax.tree.map(lambda *t: jnp.stack(t), *turned)
     return carry
 

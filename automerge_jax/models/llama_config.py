@@ -1,5 +1,6 @@
 """What a Hugging Face `config.json` says of a decoder of Llama's shape."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +9,8 @@ from automerge_jax.models import rope
 
 ACTIVATIONS = ('silu', 'gelu', 'gelu_pytorch_tanh')
 KINDS = ('llama', 'mistral', 'qwen2', 'qwen3', 'gemma', 'gemma2', 'gemma3_text')
+
+_UNIFORM = ('llama', 'mistral', 'gemma')  # all layers see alike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +79,6 @@ def config_from_hf(hf: Mapping[str, Any], stored: Sequence[str]) -> Config:
       f'config has num_attention_heads={heads}, which is no multiple of '
       f'num_key_value_heads={kv_heads}'
     )
-  if size % 2:
-    raise ValueError(f'config has head_dim={size}; expected an even number')
   activation = getattr(full, 'hidden_activation', None) or full.hidden_act
   _only('hidden_act', activation, ACTIVATIONS)
   _only(
@@ -123,15 +124,21 @@ def config_from_hf(hf: Mapping[str, Any], stored: Sequence[str]) -> Config:
 
 def _filled(hf: Mapping[str, Any]) -> Any:
   """The config with the defaults of its model type."""
+  from huggingface_hub.errors import StrictDataclassError
   from transformers import AutoConfig  # takes a second
 
   kind = hf.get('model_type')
   _only('model_type', kind, KINDS)
-  entries = {k: v for k, v in hf.items() if k != 'model_type'}
+  _only('quantization_config', hf.get('quantization_config'), (None,))
+  if kind in _UNIFORM:
+    _only('layer_types', hf.get('layer_types'), (None,))
+  # A copy: what is nested gets its defaults in place.
+  entries = copy.deepcopy({k: v for k, v in hf.items() if k != 'model_type'})
   try:
     return AutoConfig.for_model(kind, **entries)
-  except (TypeError, ValueError, KeyError, AttributeError) as error:
-    raise ValueError(f'config of {kind!r} is not valid: {error}') from error
+  except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
+    reason = error.__cause__ or error
+    raise ValueError(f'config of {kind!r} is not valid: {reason}') from error
 
 
 def _only(name: str, value: Any, known: Sequence[Any]) -> None:
@@ -141,20 +148,20 @@ def _only(name: str, value: Any, known: Sequence[Any]) -> None:
 
 def _windows(full: Any) -> tuple[int | None, ...]:
   """Of each layer."""
-  count, window = full.num_hidden_layers, getattr(full, 'sliding_window', None)
+  count = full.num_hidden_layers
   if full.model_type in ('llama', 'gemma'):
-    window = None
-  types = getattr(full, 'layer_types', None)
-  if full.model_type in ('llama', 'mistral', 'gemma'):
-    types = None
-  types = types or ['sliding_attention'] * count
+    return (None,) * count
+  if full.model_type in _UNIFORM:
+    return (full.sliding_window,) * count
+  types = full.layer_types
   if len(types) != count:
     raise ValueError(
       f'config has {len(types)} layer_types and num_hidden_layers={count}'
     )
   for kind in types:
     _only('layer_types', kind, ('sliding_attention', 'full_attention'))
-  return tuple(window if t == 'sliding_attention' else None for t in types)
+  sliding = full.sliding_window
+  return tuple(sliding if t == 'sliding_attention' else None for t in types)
 
 
 def _rope(full: Any) -> tuple[tuple, tuple[int, ...]]:
