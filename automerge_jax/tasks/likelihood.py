@@ -6,7 +6,7 @@ predicted, a few hundred positions at a time.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,9 @@ from automerge_jax.models import base as models
 from automerge_jax.tasks import packing
 from automerge_jax.tasks.packing import Packed, Request
 from automerge_jax.types import Array, Family, ItemScores, Params
+
+if TYPE_CHECKING:
+  from automerge_jax.tasks.itemset import ItemSet
 
 LOGITS = 16 * 2**20  # most logits in memory at a time
 
@@ -55,6 +58,55 @@ class Data:
   label: Array
   compared: Array
   slot: Array
+
+
+def arrays(items: 'ItemSet', slots: np.ndarray) -> tuple[Data, ...]:
+  """The items at these positions as arrays."""
+  return (_data(items, [slots])[0],)
+
+
+def minibatches(
+  items: 'ItemSet', slots: np.ndarray, count: int
+) -> tuple[Data, ...]:
+  """The same dealt in turn to `count` equal shares, leaves [count, ...]."""
+  shares = _data(items, [slots[i::count] for i in range(count)])
+  return (jax.tree.map(lambda *leaves: np.stack(leaves), *shares),)
+
+
+def _data(items: 'ItemSet', shares: Sequence[np.ndarray]) -> list[Data]:
+  """Several sets of items in arrays of equal shapes."""
+  queries = [[items.encoded[i] for i in slots] for slots in shares]
+  most = max(map(len, queries))
+  width = max(len(query.choices) for share in queries for query in share)
+  asked: list[list[Request]] = []
+  owners: list[list[int]] = []
+  for share in queries:
+    rows = [
+      (request, index * width + choice)
+      for index, query in enumerate(share)
+      for choice, requests in enumerate(query.choices)
+      for request in requests
+    ]
+    asked.append([request for request, _ in rows])
+    owners.append([owner for _, owner in rows])
+  (start,) = {query.decoder_start for share in queries for query in share}
+  packed = packing.pack_shares(
+    asked, owners, count=most * width, decoder_start=start
+  )
+  made = []
+  for share, slots, one in zip(queries, shares, packed, strict=True):
+    divisor = np.zeros((most, width), np.float32)
+    divisor[:, 0] = 1  # also of padding
+    for row, query in zip(divisor, share, strict=False):
+      row[: len(query.divisors)] = query.divisors
+    padded = np.full(most, len(items), np.int32)
+    padded[: len(slots)] = slots
+    label = np.zeros(most, np.int32)
+    label[: len(slots)] = items.label[slots]
+    compared = np.zeros(most, bool)
+    compared[: len(slots)] = [query.compared for query in share]
+    made.append(Data(one, divisor, label, compared, padded))
+  return made
 
 
 def score(
@@ -170,14 +222,23 @@ def log_likelihoods(
     requests: what is asked, not longer than the model takes.
     decoder_start: as in `packing.pack`.
     tokens_per_chunk: tokens that one forward pass holds, about.
+
+  Raises:
+    ValueError: for a request that is longer than the model takes, or empty.
   """
   if not requests:
     return np.zeros(0, np.float32), np.zeros(0, bool)
+  for context, continuation in requests:
+    size = len(context) + len(continuation) - 1
+    if family.max_tokens is not None and size > family.max_tokens:
+      raise ValueError(
+        f'a request has {size} input tokens; the model takes '
+        f'{family.max_tokens}: truncate it first'
+      )
   packed = packing.pack(
     requests,
     range(len(requests)),
     decoder_start=decoder_start,
-    max_tokens=family.max_tokens,
     tokens_per_chunk=tokens_per_chunk,
   )
   run = jax.jit(lambda p, x: read_out(family, p, x, len(requests)))

@@ -102,14 +102,24 @@ class _Row(NamedTuple):
   targets: list[tuple[int, int, int]]
 
 
-def truncate(request: Request, max_tokens: int) -> tuple[Request, bool]:
+def truncate(
+  request: Request, max_tokens: int, apart: bool = False
+) -> tuple[Request, bool]:
   """The request in at most `max_tokens` inputs, and whether it was cut.
 
   As lm-eval does, the context loses its first tokens, and keeps one at least.
   Only a continuation of more than `max_tokens` tokens is cut itself: its last
   ones count, after the one before them.
+
+  Args:
+    request: in full length.
+    max_tokens: most inputs.
+    apart: of encoder-decoder models: encoder and decoder have this many each.
   """
   context, continuation = request
+  if apart:
+    cut = Request(context[-max_tokens:], continuation[-max_tokens:])
+    return cut, cut != request
   if len(context) + len(continuation) <= max_tokens + 1:
     return request, False
   whole = (context + continuation)[-(max_tokens + 1) :]
@@ -122,7 +132,6 @@ def pack(
   owners: Sequence[int],
   *,
   decoder_start: int | None = None,
-  max_tokens: int | None = None,
   tokens_per_chunk: int = 2048,
 ) -> Packed:
   """Requests as arrays; the row length is the one that takes the least time.
@@ -132,18 +141,16 @@ def pack(
     owners: what each one's log-likelihood adds to; equal numbers add up.
     decoder_start: of encoder-decoder models, the token that each decoder text
       starts with; their contexts are read by the encoder.
-    max_tokens: longest row that the model takes; None without a limit.
     tokens_per_chunk: tokens that one forward pass holds, about.
 
   Raises:
-    ValueError: for a request without context or continuation, or too long for
-      `max_tokens`.
+    ValueError: for a request without context or continuation.
   """
   return pack_shares(
     [requests],
     [owners],
+    count=max(owners) + 1,
     decoder_start=decoder_start,
-    max_tokens=max_tokens,
     tokens_per_chunk=tokens_per_chunk,
   )[0]
 
@@ -152,18 +159,21 @@ def pack_shares(
   requests: Sequence[Sequence[Request]],
   owners: Sequence[Sequence[int]],
   *,
+  count: int,
   decoder_start: int | None = None,
-  max_tokens: int | None = None,
   tokens_per_chunk: int = 2048,
 ) -> list[Packed]:
-  """As `pack`, for several sets of requests in arrays of equal shapes."""
+  """As `pack`, for several sets of requests in arrays of equal shapes.
+
+  All owners are below `count`.
+  """
   asked = [
     [_ask(r, owner, decoder_start) for r, owner in zip(*share, strict=True)]
     for share in zip(requests, owners, strict=True)
   ]
   trees = [_Tree(share, decoder_start is not None) for share in asked]
   best = None
-  for length in _lengths(max(t.longest for t in trees), max_tokens):
+  for length in _lengths(max(tree.longest for tree in trees)):
     rows = [tree.rows(length) for tree in trees]
     chunks, batch = _chunks(max(map(len, rows)), length, tokens_per_chunk)
     cost = chunks * batch * length * (1 + length / ATTENDED)
@@ -175,7 +185,7 @@ def pack_shares(
     _deal([_row(texts, tree.asked) for texts in share], chunks)
     for tree, share in zip(trees, rows, strict=True)
   ]
-  return _arrays(dealt, batch, length, max(map(max, owners), default=-1) + 1)
+  return _arrays(dealt, batch, length, count)
 
 
 class _Tree:
@@ -225,22 +235,11 @@ def _ask(request: Request, owner: int, decoder_start: int | None) -> _Asked:
   return _Asked(context, path, 0, continuation, owner)
 
 
-def _lengths(longest: int, max_tokens: int | None) -> list[int]:
+def _lengths(longest: int) -> list[int]:
   """Row lengths to choose from, in steps of a fifth or so."""
-  most = max(longest, LONGEST)
-  if max_tokens is not None:
-    if longest > max_tokens:
-      raise ValueError(
-        f'a request has {longest} input tokens; the model takes {max_tokens}: '
-        'truncate it first'
-      )
-    most = min(most, max_tokens)
-  length = float(max(longest, 1))
-  found = []
-  while length <= most:
-    found.append(min(math.ceil(length / STEP) * STEP, most))
-    length *= 2**0.25
-  return sorted(set(found))
+  steps = math.ceil(4 * math.log2(max(LONGEST / max(longest, 1), 1)))
+  longer = [max(longest, 1) * 2 ** (i / 4) for i in range(steps + 1)]
+  return sorted({math.ceil(length / STEP) * STEP for length in longer})
 
 
 def _chunks(rows: int, length: int, tokens_per_chunk: int) -> tuple[int, int]:
