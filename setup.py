@@ -31,6 +31,7 @@ _REQUIRES = [
   'transformers>=5.23.0',
 ]
 _EXTRAS = {
+  'arithmetic': ['reasoning-gym==0.1.25'],  # draws chain_sum.tsv again
   'cuda': ['jax[cuda]>=0.10.2'],
   'tpu': ['jax[tpu]>=0.10.2'],
   'test': [
@@ -52,7 +53,10 @@ setuptools.setup(
   packages=setuptools.find_packages(
     include=['automerge_jax*', 'configs*', 'experiments*']
   ),
-  package_data={'automerge_jax.report': ['*.html', '*.md']},
+  package_data={
+    'automerge_jax.report': ['*.html', '*.md'],
+    'automerge_jax.tasks': ['*.tsv'],
+  },
   python_requires='>=3.11,<3.14',
   install_requires=_REQUIRES,
   extras_require=_EXTRAS,

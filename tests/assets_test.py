@@ -142,6 +142,21 @@ def test_missing_member_is_an_error(index, tmp_path):
     assets.fetch('tiny', tmp_path / 'cache', assets={'tiny': asset})
 
 
+def test_a_folder_is_one_zip_of_the_same_bytes(index, tmp_path):
+  asset = _asset(index / WHEEL)._replace(members={'all.zip': 'tiny_asset/'})
+  made = [
+    (assets.fetch('tiny', tmp_path / c, assets={'tiny': asset}) / 'all.zip')
+    for c in 'ab'
+  ]
+  assert made[0].read_bytes() == made[1].read_bytes()
+  with zipfile.ZipFile(made[0]) as packed:
+    assert packed.namelist() == ['data.txt', 'more.tar.gz']
+    assert packed.read('data.txt') == b'hello'
+  empty = asset._replace(members={'all.zip': 'nothing/'})
+  with pytest.raises(assets.AssetError, match='nothing/'):
+    assets.fetch('tiny', tmp_path / 'c', assets={'tiny': empty})
+
+
 def test_unknown_name_lists_valid_ones():
   with pytest.raises(KeyError, match='minilm'):
     assets.fetch('nothing')

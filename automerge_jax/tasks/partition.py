@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -49,35 +50,51 @@ def item_id(task: str, content: str) -> str:
 
 
 def partition(
-  task: str, source: Source, seed: int = SEED
+  task: str,
+  source: Source,
+  seed: int = SEED,
+  shares: Mapping[str, float] = SHARES,
 ) -> dict[str, tuple[Item, ...]]:
   """All items of a task by split, each split in stratified order.
 
-  The publisher's own test file, if there is one, is the held-out split.
-  Duplicates are kept once (in the held-out split if they are in the test
-  file); texts that occur with different labels, or hold no word, are dropped.
+  The publisher's own test file, if there is one, is the held-out split, and
+  what the source states of search and select items holds. The other splits are
+  cut from the validation examples, if there are any, else from the training
+  examples. Duplicates are kept once, in the most secret split that they are
+  in; texts that occur with different labels, or hold no word, are dropped.
 
   Args:
     task: its name, part of the item ids.
     source: the labelled texts.
     seed: of the shuffle.
+    shares: of the splits that are cut, in proportion.
 
   Returns:
     `{split: items}` for the four splits.
   """
-  merged = _unique([*source.test, *source.train])
-  official = {_key(example) for example in source.test}
-  parts: dict[bool, list[Item]] = {True: [], False: []}
-  for words, example in merged.items():
-    parts[words in official].append(
+  groups = {
+    'heldout': source.test,
+    'select': source.stated.get('select', ()),
+    'search': source.stated.get('search', ()),
+    'validation': source.stated.get('validation', ()),
+    'train': source.train,
+  }
+  home: dict[str, str] = {}
+  for group, examples in groups.items():
+    for example in examples:
+      home.setdefault(_key(example), group)
+  parts: dict[str, list[Item]] = {group: [] for group in groups}
+  for words, example in _unique(list(chain(*groups.values()))).items():
+    parts[home[words]].append(
       Item(item_id(task, sources.content(example)), *example)
     )
-  shares = dict(SHARES)
-  splits = {}
-  if source.test:
-    splits['heldout'] = stratified(parts[True], seed)
-    del shares['heldout']
-  return splits | _cut(stratified(parts[False], seed), shares)
+  pool = 'validation' if groups['validation'] else 'train'
+  stated = [name for name in SHARES if groups[name] and name != pool]
+  cut = {name: shares[name] for name in SHARES if name not in stated}
+  if pool == 'validation':
+    cut.pop('train', None)
+  splits = {name: stratified(parts[name], seed) for name in SHARES}
+  return splits | _cut(stratified(parts[pool], seed), cut)
 
 
 def stratified(items: Iterable[Item], seed: int) -> tuple[Item, ...]:
@@ -113,9 +130,12 @@ def take(
 
 
 def _key(example: Example) -> str:
-  """What makes two examples duplicates; empty where there is nothing."""
+  """What makes two examples duplicates; empty where there is nothing.
+
+  Signs count where the model writes an answer: 3 + 4 is not 3 - 4.
+  """
   content = sources.content(example)
-  return normalise(content) or (content if example.answers else '')
+  return content if example.answers else normalise(content)
 
 
 def _unique(examples: list[Example]) -> dict[str, Example]:

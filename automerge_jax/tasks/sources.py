@@ -1,11 +1,12 @@
-"""Labelled texts of the encoder suite, read from the pinned packages."""
+"""Labelled examples by task: those of the encoder suite, and where more are."""
 
 import csv
 import functools
 import hashlib
+import importlib
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -47,11 +48,14 @@ class Source(NamedTuple):
     classes: class names, in label order.
     train: examples that may be trained, searched and selected on.
     test: examples of the publisher's own test file, or empty.
+    stated: examples that are stated to be for `search` or `select`, or for
+      `validation`, from which the splits are cut that nothing is stated of.
   """
 
   classes: tuple[str, ...]
   train: tuple[Example, ...]
   test: tuple[Example, ...] = ()
+  stated: Mapping[str, tuple[Example, ...]] = {}
 
 
 def movie() -> Source:
@@ -124,6 +128,17 @@ SOURCES: dict[str, Callable[[], Source]] = {
   'election': election,
   'reuters': reuters,
 }
+# Modules beside this one that have SOURCES of their own, made of these.
+MORE = ('language_sources',)
+
+
+def known() -> dict[str, Callable[[], Source]]:
+  """All sources by the names of their tasks."""
+  found = dict(SOURCES)
+  for name in MORE:
+    module = importlib.import_module(f'automerge_jax.tasks.{name}')
+    found |= module.SOURCES
+  return found
 
 
 @functools.cache
@@ -133,9 +148,10 @@ def read(name: str) -> Source:
   Raises:
     KeyError: for an unknown name.
   """
-  if name not in SOURCES:
-    raise KeyError(f'unknown task {name!r}{trees.nearest(name, SOURCES)}')
-  return SOURCES[name]()
+  found = known()
+  if name not in found:
+    raise KeyError(f'unknown task {name!r}{trees.nearest(name, found)}')
+  return found[name]()
 
 
 def _lines(path: pathlib.Path) -> list[str]:
