@@ -64,10 +64,8 @@ def unstack(family: Family, params: Params) -> list[tuple[Params, Any]]:
   token a row pays for (CPU).
   """
   stack = _layers(family, params), family.layer_info
-  return [
-    jax.tree.map(lambda leaf, i=i: leaf[i], stack)
-    for i in range(family.num_layers)
-  ]
+  count = len(jax.tree.leaves(stack)[0])
+  return [jax.tree.map(lambda leaf, i=i: leaf[i], stack) for i in range(count)]
 
 
 def extend_unstacked(
