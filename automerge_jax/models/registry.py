@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from automerge_jax import trees
 from automerge_jax.io import checkpoints
-from automerge_jax.models import base, bert, llama, roberta, vit
+from automerge_jax.models import base, bert, gpt2, llama, roberta, t5, vit
 from automerge_jax.types import Family, Params
 
 _CONFIG = 'config.json'
@@ -20,12 +20,14 @@ _MODULES: dict[str, ModuleType] = {
   'gemma': llama,
   'gemma2': llama,
   'gemma3_text': llama,
+  'gpt2': gpt2,
   'llama': llama,
   'mistral': llama,
   'qwen2': llama,
   'qwen3': llama,
-  'vit': vit,
   'roberta': roberta,
+  't5': t5,
+  'vit': vit,
   'xlm-roberta': roberta,
 }
 
@@ -42,7 +44,8 @@ def family_of(folder: pathlib.Path, stored: Sequence[str]) -> Family:
 
   Args:
     folder: holds `config.json`; or what `io.checkpoints` reads: an Orbax folder
-      with the config in it or beside it, or a GGUF file, which tells its own.
+      with the config in it or beside it, or a GGUF or ONNX file, which tells
+      its own.
     stored: names of the checkpoint's tensors.
 
   Raises:
@@ -104,6 +107,10 @@ def _config(path: pathlib.Path) -> dict[str, Any]:
     from automerge_jax.io import gguf  # takes a second
 
     return gguf.config(weights)
+  if kind == 'onnx':
+    from automerge_jax.io import onnx
+
+    return onnx.config(weights)
   raise FileNotFoundError(
     f'{folder} has no {_CONFIG}; expected a Hugging Face model folder'
   )
