@@ -36,7 +36,7 @@ def _weights(golden, case):
   return {k.removeprefix(prefix): v for k, v in golden.items() if prefix in k}
 
 
-def _folder(golden, case, path, **config):
+def write(golden, case, path, **config):
   """A Hugging Face folder of one case."""
   entries = json.loads(str(golden[f'{case}/config'])) | config
   path.mkdir()
@@ -45,12 +45,14 @@ def _folder(golden, case, path, **config):
   return path
 
 
-def _sizes(golden, case):
+def sizes(golden, case):
+  """Image sizes that a case was recorded at."""
   names = [k.split('/') for k in golden if k.endswith('/pixels')]
   return [size for owner, size, _ in names if owner == case]
 
 
-def _pixels(golden, case, size):
+def pixels(golden, case, size):
+  """Images of one size, [B, C, H, W]."""
   return golden[f'{case}/{size}/pixels'].astype(np.float32)
 
 
@@ -61,13 +63,13 @@ def case(request):
 
 @pytest.fixture
 def model(golden, case, tmp_path):
-  return registry.load(_folder(golden, case, tmp_path / case))
+  return registry.load(write(golden, case, tmp_path / case))
 
 
 def test_hidden_states_match_hugging_face(golden, case, model):
   forward = jax.jit(lambda p, x: base.forward(model.family, p, {'pixels': x}))
-  for size in _sizes(golden, case):
-    hidden = forward(model.params, _pixels(golden, case, size))
+  for size in sizes(golden, case):
+    hidden = forward(model.params, pixels(golden, case, size))
     np.testing.assert_allclose(
       hidden, golden[f'{case}/{size}/hidden'], atol=1e-5, err_msg=size
     )
@@ -76,8 +78,8 @@ def test_hidden_states_match_hugging_face(golden, case, model):
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
 def test_half_precision_stays_close(golden, case, model, dtype):
   params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), model.params)
-  pixels = _pixels(golden, case, '12x32')
-  hidden = base.forward(model.family, params, {'pixels': pixels})
+  image = pixels(golden, case, '12x32')
+  hidden = base.forward(model.family, params, {'pixels': image})
   assert hidden.dtype == dtype
   want = golden[f'{case}/12x32/hidden']
   gap = np.abs(np.asarray(hidden, np.float32) - want).mean()
@@ -112,7 +114,7 @@ def test_every_leaf_is_of_one_component(case, model):
 
 
 def test_unmapped_and_missing_tensors_are_named(golden, tmp_path):
-  folder = _folder(golden, 'dinov2', tmp_path / 'm')
+  folder = write(golden, 'dinov2', tmp_path / 'm')
   stored = safetensors.read(folder)
   stored['head.weight'] = stored.pop('encoder.layer.1.layer_scale2.lambda1')
   safetensors.write(folder, stored)
@@ -135,7 +137,7 @@ def test_unmapped_and_missing_tensors_are_named(golden, tmp_path):
 def test_unimplemented_feature_is_refused_by_name(
   golden, tmp_path, case, entry, value
 ):
-  folder = _folder(golden, case, tmp_path / 'm', **{entry: value})
+  folder = write(golden, case, tmp_path / 'm', **{entry: value})
   with pytest.raises(ValueError, match=entry) as error:
     registry.load(folder)
   assert str(value) in str(error.value)
@@ -159,7 +161,7 @@ def test_whole_clip_config_may_leave_out_defaults(golden):
 
 @pytest.mark.parametrize('shape', [(2, 1, 20, 20), (2, 3, 20, 3)])
 def test_odd_images_are_refused(golden, tmp_path, shape):
-  model = registry.load(_folder(golden, 'dinov2', tmp_path / 'm'))
+  model = registry.load(write(golden, 'dinov2', tmp_path / 'm'))
   with pytest.raises(ValueError, match=r'expected 3 channels and .* 4 x 4'):
     base.forward(model.family, model.params, {'pixels': np.zeros(shape)})
 

@@ -5,6 +5,7 @@
 | safetensors: a Hugging Face folder, sharded or not, or one file | as stored |
 | Orbax: a checkpoint folder | keys from the root, joined by `/` |
 | GGUF: a file, or a folder with one | Hugging Face's, see `io/gguf.py` |
+| ONNX: a file, or a folder with one | Hugging Face's, see `io/onnx.py` |
 | `BASE+ADAPTER`: one of these and a PEFT LoRA folder | those of the base |
 
 Nothing is ever unpickled.
@@ -12,6 +13,8 @@ Nothing is ever unpickled.
 
 import os
 import pathlib
+
+import numpy as np
 
 from automerge_jax.io import mapped, safetensors
 from automerge_jax.io.tensors import Checkpoint, TensorInfo, check_finite
@@ -22,6 +25,7 @@ __all__ = [
   'check_finite',
   'fingerprint',
   'open_checkpoint',
+  'read',
 ]
 
 _ORBAX = ('orbax.checkpoint', '_CHECKPOINT_METADATA')
@@ -54,7 +58,17 @@ def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
     from automerge_jax.io import gguf
 
     return gguf.open_gguf(path)
+  if kind == 'onnx':
+    from automerge_jax.io import onnx
+
+    return onnx.open_onnx(path)
   return mapped.open_mapped(path)
+
+
+def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+  """All tensors of a checkpoint; mapped into memory where it is possible."""
+  with open_checkpoint(path) as source:
+    return {name: source.get(name) for name in source.names()}
 
 
 def fingerprint(path: str | pathlib.Path) -> str:
@@ -89,11 +103,12 @@ def find(path: pathlib.Path) -> tuple[str, pathlib.Path]:
     ValueError: if it is of a format that is not read.
   """
   if path.is_file():
-    if path.suffix in ('.safetensors', '.gguf'):
+    if path.suffix in ('.safetensors', '.gguf', '.onnx'):
       return path.suffix[1:], path
+    pickled = path.suffix in ('.bin', '.pt', '.pth')
     raise ValueError(
       f'{path} is not a checkpoint file that can be read; expected '
-      f'.safetensors or .gguf{_advice(path.suffix in (".bin", ".pt", ".pth"))}'
+      f'.safetensors, .gguf or .onnx{_advice(pickled)}'
     )
   if not path.is_dir():
     raise FileNotFoundError(f'there is no checkpoint at {path}')
@@ -101,12 +116,12 @@ def find(path: pathlib.Path) -> tuple[str, pathlib.Path]:
     return 'safetensors', path
   if any((path / name).is_file() for name in _ORBAX):
     return 'orbax', path
-  ggufs = sorted(path.glob('*.gguf'))
-  if len(ggufs) == 1:
-    return 'gguf', ggufs[0]
-  if ggufs:
+  files = sorted(p for end in ('gguf', 'onnx') for p in path.glob(f'*.{end}'))
+  if len(files) == 1:
+    return files[0].suffix[1:], files[0]
+  if files:
     raise ValueError(
-      f'{path} holds several models: {[p.name for p in ggufs]}; give the path '
+      f'{path} holds several models: {[p.name for p in files]}; give the path '
       'of one of these files'
     )
   if (path / _ADAPTER).is_file():
@@ -121,8 +136,8 @@ def find(path: pathlib.Path) -> tuple[str, pathlib.Path]:
     )
   raise FileNotFoundError(
     f'{path} holds no checkpoint; expected {safetensors.SINGLE}, '
-    f'{safetensors.INDEX}, an Orbax checkpoint or one .gguf file, found '
-    f'{sorted(os.listdir(path))[:10]}'
+    f'{safetensors.INDEX}, an Orbax checkpoint or one .gguf or .onnx file, '
+    f'found {sorted(os.listdir(path))[:10]}'
   )
 
 
