@@ -82,6 +82,10 @@ class Task(answers.Rule):
         f'task {self.name!r} has an empty stop string; remove it'
       )
 
+  def read(self, text: str, item: Item) -> answers.Reading:
+    """The answer in a text, and whether it is right."""
+    return answers.read(self, text, item.answers)
+
 
 class Encoded(NamedTuple):
   """An item as token ids.
@@ -258,7 +262,7 @@ def grade(
   for i, (item, code) in enumerate(zip(items, encoded, strict=True)):
     ids = [int(index) for index in tokens[i] if index >= 0]
     text, ended = stops.cut(code.tokenizer, code.stops, ids)
-    reading = answers.read(task, text, item.answers)
+    reading = task.read(text, item)
     score[i] = reading.right
     if len(text) > answers.LONGEST or not ended:
       flags[i] |= TRUNCATED
