@@ -11,7 +11,7 @@ from ml_collections import config_flags
 
 from automerge_jax.io import assets
 from automerge_jax.tasks import experts, finetune, suite
-from experiments import startup
+from experiments import finetune_language, startup
 
 CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'The suite.', lock_config=True
@@ -24,6 +24,8 @@ flags.mark_flag_as_required('config')
 
 def run(config, workdir: str | pathlib.Path) -> dict[str, dict]:
   """Makes every expert of `config`; returns their reports by task."""
+  if config.get('kind') == 'language':
+    return finetune_language.run(config, workdir)
   known = config.base in assets.ASSETS
   base_folder = assets.fetch(config.base) if known else config.base
   folder = pathlib.Path(workdir) / 'experts'

@@ -7,10 +7,13 @@ and answer are the same tokens whether they are tokenised together or apart.
 
 import zipfile
 from collections.abc import Callable
+from typing import Any
 
 from automerge_jax.io import assets
-from automerge_jax.tasks import chain_sum, sources
+from automerge_jax.tasks import chain_sum, choice, generation, sources
 from automerge_jax.tasks.sources import Example, Source
+
+MAX_TOKENS = 72  # that no prompt with its answer has
 
 _WORDS, _CHARACTERS = 28, 160  # of a text within a prompt
 _QUESTION = 'State the final answer to the following arithmetic problem: '
@@ -72,6 +75,20 @@ SOURCES: dict[str, Callable[[], Source]] = {
   'lm_topic': topic,
   'lm_arithmetic': arithmetic,
 }
+
+
+def make_task(name: str) -> Any:
+  """What a task of `SOURCES` is, apart from its items."""
+  if name != 'lm_arithmetic':
+    return choice.Task(name, MAX_TOKENS)
+  return generation.Task(
+    name,
+    MAX_TOKENS,
+    max_new_tokens=8,
+    stop=('\n',),
+    delimiter='',
+    pattern=r'-?\d+',
+  )
 
 
 def cut(text: str) -> str:

@@ -1,0 +1,63 @@
+"""Four experts fine-tuned from SmolLM2-135M: LoRA on its upper fifteen layers.
+
+  python -m experiments.finetune --config=configs/lm_suite.py \
+    --workdir=runs/lm_suite
+
+takes the adapters in configs/lm_suite_adapters, which were made by this config,
+and adds them to the base, in a minute; `--config.adapters=` trains them again,
+in some five minutes an expert. `--config=configs/lm_suite.py:runlocal` is a
+smoke run.
+"""
+
+import ml_collections
+
+TASKS = ('lm_sarcasm', 'lm_movie', 'lm_topic', 'lm_arithmetic')
+
+
+def tasks(
+  examples: int = 2000, heldout: int = 500
+) -> ml_collections.ConfigDict:
+  """Tasks by name; BBC has fewer articles, and sums need more examples."""
+  config = ml_collections.ConfigDict()
+  for name in TASKS:
+    config[name] = ml_collections.ConfigDict(
+      {'examples': examples, 'select': 200, 'heldout': heldout, 'epochs': 2}
+    )
+  config.lm_topic.examples = min(examples, 1100)
+  config.lm_topic.heldout = min(heldout, 370)
+  return config
+
+
+def train() -> ml_collections.ConfigDict:
+  """How an expert is made."""
+  config = ml_collections.ConfigDict()
+  config.frozen = 0.5  # share of the layers
+  config.rank = 6  # of the adapters; 0 trains the upper layers themselves
+  config.alpha = 12.0
+  config.batch_size = 16
+  config.learning_rate = 1e-3
+  config.warmup = 0.1  # share of the steps
+  config.weight_decay = 0.0
+  config.clip = 1.0
+  config.lengths = (16, 24, 32, 40, 48, 72)
+  config.checkpoint_every = 50  # steps
+  return config
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+  """The full suite; `runlocal` shrinks it to a smoke run."""
+  if arg not in (None, '', 'runlocal'):
+    raise ValueError(f"unknown config argument {arg!r}; valid: 'runlocal'")
+  config = ml_collections.ConfigDict()
+  config.kind = 'language'
+  config.base = 'smollm2'  # an asset, or a Hugging Face folder
+  config.adapters = 'configs/lm_suite_adapters'  # made before; '' for none
+  config.seed = 0
+  config.tasks = tasks()
+  config.train = train()
+  if arg == 'runlocal':
+    config.tasks = tasks(examples=32, heldout=20)
+    for task in config.tasks.values():
+      task.select, task.epochs = 20, 1
+    config.adapters = ''
+  return config
