@@ -67,7 +67,7 @@ def coder(folder: str | pathlib.Path, encoded: bool = False) -> Coder:
     return None
 
   prefix = told('bos_token', 'bos_token_id', 'eos_token', 'eos_token_id')
-  start = told('decoder_start_token_id', 'pad_token_id') if encoded else None
+  start = told('decoder_start_token_id') if encoded else None
   if prefix is None or (encoded and start is None):
     wanted = 'bos_token or eos_token'
     if prefix is not None:

@@ -60,20 +60,25 @@ class Data:
   slot: Array
 
 
-def arrays(items: 'ItemSet', slots: np.ndarray) -> tuple[Data, ...]:
+def arrays(
+  items: 'ItemSet', slots: np.ndarray, tokens_per_chunk: int = 2048
+) -> tuple[Data, ...]:
   """The items at these positions as arrays."""
-  return (_data(items, [slots])[0],)
+  return tuple(_data(items, [slots], tokens_per_chunk))
 
 
 def minibatches(
   items: 'ItemSet', slots: np.ndarray, count: int
 ) -> tuple[Data, ...]:
   """The same dealt in turn to `count` equal shares, leaves [count, ...]."""
-  shares = _data(items, [slots[i::count] for i in range(count)])
+  dealt = [slots[i::count] for i in range(count)]
+  shares = _data(items, dealt, 2**30)  # one chunk
   return (jax.tree.map(lambda *leaves: np.stack(leaves), *shares),)
 
 
-def _data(items: 'ItemSet', shares: Sequence[np.ndarray]) -> list[Data]:
+def _data(
+  items: 'ItemSet', shares: Sequence[np.ndarray], tokens_per_chunk: int
+) -> list[Data]:
   """Several sets of items in arrays of equal shapes."""
   queries = [[items.encoded[i] for i in slots] for slots in shares]
   most = max(map(len, queries))
@@ -91,7 +96,11 @@ def _data(items: 'ItemSet', shares: Sequence[np.ndarray]) -> list[Data]:
     owners.append([owner for _, owner in rows])
   (start,) = {query.decoder_start for share in queries for query in share}
   packed = packing.pack_shares(
-    asked, owners, count=most * width, decoder_start=start
+    asked,
+    owners,
+    count=most * width,
+    decoder_start=start,
+    tokens_per_chunk=tokens_per_chunk,
   )
   made = []
   for share, slots, one in zip(queries, shares, packed, strict=True):
