@@ -17,14 +17,23 @@ TASKS = ('lm_sarcasm', 'lm_movie', 'lm_topic', 'lm_arithmetic')
 def tasks(
   examples: int = 2000, heldout: int = 500
 ) -> ml_collections.ConfigDict:
-  """Tasks by name; BBC has fewer articles, and sums need more examples."""
+  """Tasks by name; BBC has fewer articles, and sums take more practice."""
   config = ml_collections.ConfigDict()
   for name in TASKS:
     config[name] = ml_collections.ConfigDict(
-      {'examples': examples, 'select': 200, 'heldout': heldout, 'epochs': 2}
+      {
+        'examples': examples,
+        'select': 200,
+        'heldout': heldout,
+        'epochs': 2,
+        'learning_rate': 1e-3,
+      }
     )
   config.lm_topic.examples = min(examples, 1100)
   config.lm_topic.heldout = min(heldout, 370)
+  config.lm_arithmetic.examples = max(examples, 4300)
+  config.lm_arithmetic.epochs = 3
+  config.lm_arithmetic.learning_rate = 3e-3
   return config
 
 
@@ -35,7 +44,6 @@ def train() -> ml_collections.ConfigDict:
   config.rank = 6  # of the adapters; 0 trains the upper layers themselves
   config.alpha = 12.0
   config.batch_size = 16
-  config.learning_rate = 1e-3
   config.warmup = 0.1  # share of the steps
   config.weight_decay = 0.0
   config.clip = 1.0
@@ -56,8 +64,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.tasks = tasks()
   config.train = train()
   if arg == 'runlocal':
-    config.tasks = tasks(examples=32, heldout=20)
+    config.tasks = tasks(heldout=20)
     for task in config.tasks.values():
-      task.select, task.epochs = 20, 1
+      task.examples, task.select, task.epochs = 32, 20, 1
     config.adapters = ''
   return config

@@ -47,7 +47,7 @@ def run(config, workdir: str | pathlib.Path) -> dict[str, dict]:
     report = suite.make_expert(
       folder / name,
       base_folder,
-      suite.make_task(name, task.max_tokens),
+      suite.make_task(name, **task),
       options,
       examples=how.examples,
       select=how.select,

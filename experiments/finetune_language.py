@@ -16,33 +16,18 @@ def run(config, workdir: str | pathlib.Path) -> dict[str, dict]:
   workdir = pathlib.Path(workdir)
   folder = workdir / 'experts'
   base_folder = _keep_base(config.base, folder)
-  how = config.train
   reports = {}
   for name, task in config.tasks.items():
-    options = Options(
-      epochs=task.epochs,
-      batch_size=how.batch_size,
-      learning_rate=how.learning_rate,
-      warmup=how.warmup,
-      weight_decay=how.weight_decay,
-      clip=how.clip,
-      lengths=tuple(how.lengths),
-      checkpoint_every=how.checkpoint_every,
-      seed=config.seed,
-      frozen=how.frozen,
-      rank=how.rank,
-      alpha=how.alpha,
-    )
     report = language_experts.make_expert(
       folder / name,
       base_folder,
       language_sources.make_task(name),
-      options,
+      options(config, name),
       examples=task.examples,
       select=task.select,
       heldout=task.heldout,
       adapter=workdir / ADAPTERS / name,
-      given=_resolve(config.adapters) / name if config.adapters else None,
+      given=resolve(config.adapters) / name if config.adapters else None,
     )
     reports[name] = report
     logging.info(
@@ -55,6 +40,32 @@ def run(config, workdir: str | pathlib.Path) -> dict[str, dict]:
   return reports
 
 
+def options(config, name: str) -> Options:
+  """How `config` says to make the expert of a task."""
+  how, task = config.train, config.tasks[name]
+  return Options(
+    epochs=task.epochs,
+    batch_size=how.batch_size,
+    learning_rate=task.learning_rate,
+    warmup=how.warmup,
+    weight_decay=how.weight_decay,
+    clip=how.clip,
+    lengths=tuple(how.lengths),
+    checkpoint_every=how.checkpoint_every,
+    seed=config.seed,
+    frozen=how.frozen,
+    rank=how.rank,
+    alpha=how.alpha,
+  )
+
+
+def resolve(path: str) -> pathlib.Path:
+  """A path as it is, or below the project's root."""
+  root = pathlib.Path(__file__).parents[1]
+  given = pathlib.Path(path)
+  return given if given.is_dir() else root / given
+
+
 def _keep_base(base: str, folder: pathlib.Path) -> pathlib.Path:
   """The base beside its experts, as a Hugging Face folder."""
   known = base in assets.ASSETS
@@ -65,10 +76,3 @@ def _keep_base(base: str, folder: pathlib.Path) -> pathlib.Path:
   if not (folder / experts.BASE).is_dir():
     gguf.to_hugging_face(files[0], folder / experts.BASE)
   return folder / experts.BASE
-
-
-def _resolve(path: str) -> pathlib.Path:
-  """A path as it is, or below the project's root."""
-  root = pathlib.Path(__file__).parents[1]
-  given = pathlib.Path(path)
-  return given if given.is_dir() else root / given

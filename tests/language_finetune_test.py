@@ -6,21 +6,20 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from automerge_jax import trees
 from automerge_jax.io import checkpoints, orbax
-from automerge_jax.models import base, registry
+from automerge_jax.models import adapted, base, registry
 from automerge_jax.tasks import (
+  adapters,
   classification,
-  language_experts,
   language_finetune,
 )
 from automerge_jax.tasks.language_finetune import Example, Options
 from tests import tiny_language
 
-LENGTHS = (8, 12)
+LENGTHS = (12,)
 OPTIONS = Options(
   epochs=2,
   batch_size=8,
@@ -58,7 +57,7 @@ def examples():
 
 def _random_adapter(params, rank=3, scale=0.1):
   layers = jax.tree.map(lambda leaf: leaf[1:], params['layers'])
-  adapter = language_finetune.init_adapter(layers, rank, seed=1)
+  adapter = adapted.init_adapter(layers, rank, seed=1)
   rng = np.random.default_rng(2)
   return jax.tree.map(
     lambda leaf: rng.normal(scale=scale, size=leaf.shape).astype(np.float32),
@@ -94,7 +93,7 @@ def _split_loss(family, base_params, trained, examples, options=OPTIONS):
   adapter = trained
   if not options.rank:
     upper, adapter = dict(upper, layers=trained), None
-  outputs = language_finetune.upper(
+  outputs = adapted.upper(
     family, upper, batch.inputs, batch.hidden, 1, adapter, options.scale
   )
   return language_finetune.loss(family, upper, outputs, batch)
@@ -120,7 +119,7 @@ def test_loss_and_gradient_are_those_of_the_whole_model(model, examples, rank):
   def whole(trained):
     layers = trained
     if rank:
-      layers = language_finetune.merged(upper, trained, options.scale)
+      layers = adapted.merged(upper, trained, options.scale)
     return _whole_loss(family, _with_layers(params, layers), some)
 
   def split(trained):
@@ -140,7 +139,7 @@ def test_loss_and_gradient_are_those_of_the_whole_model(model, examples, rank):
 def test_an_adapter_begins_as_the_base(model, examples):
   family, params = model
   layers = jax.tree.map(lambda leaf: leaf[1:], params['layers'])
-  adapter = language_finetune.init_adapter(layers, 3, seed=0)
+  adapter = adapted.init_adapter(layers, 3, seed=0)
   assert len(adapter) == 7  # all linear layers
   assert all(np.abs(pair['a']).max() > 0 for pair in adapter.values())
   np.testing.assert_allclose(
@@ -148,7 +147,7 @@ def test_an_adapter_begins_as_the_base(model, examples):
     _whole_loss(family, params, examples),
     rtol=1e-5,
   )
-  merged = language_finetune.merged(layers, adapter, 2.0)
+  merged = adapted.merged(layers, adapter, 2.0)
   jax.tree.map(np.testing.assert_array_equal, merged, layers)
 
 
@@ -161,7 +160,7 @@ def test_padding_changes_nothing(model, examples):
       examples, hidden, np.array(slots), length, 3
     )
     upper = jax.tree.map(lambda leaf: leaf[1:], params['layers'])
-    outputs = language_finetune.upper(
+    outputs = adapted.upper(
       family, dict(params, layers=upper), batch.inputs, batch.hidden, 1
     )
     return language_finetune.loss(family, params, outputs, batch)
@@ -179,13 +178,14 @@ def test_training_fits_and_leaves_the_rest_alone(model, examples, rank):
   before = _whole_loss(family, params, examples)
   after = _split_loss(family, params, trained, examples, options)
   assert after < 0.5 * before
-  again = language_finetune.train(family, params, examples, options)
-  jax.tree.map(np.testing.assert_array_equal, again, trained)
-  other = language_finetune.train(
-    family, params, examples, dataclasses.replace(options, seed=1)
-  )
-  one, two = jax.tree.leaves(trained)[0], jax.tree.leaves(other)[0]
-  assert not np.array_equal(one, two)
+
+
+def test_an_adapter_depends_on_the_seed_alone(model):
+  layers = model[1]['layers']
+  draws = [adapted.init_adapter(layers, 2, seed) for seed in (0, 0, 1)]
+  one, same, other = (draw['mlp/up']['a'] for draw in draws)
+  np.testing.assert_array_equal(one, same)
+  assert not np.array_equal(one, other)
 
 
 def test_one_step_is_adamw(model, examples):
@@ -199,7 +199,7 @@ def test_one_step_is_adamw(model, examples):
   grad = jax.grad(
     lambda layers: _whole_loss(family, _with_layers(params, layers), some)
   )(upper)
-  norm = optax.global_norm(grad)
+  norm = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(grad)) ** 0.5
   trained = language_finetune.train(family, params, some, options)
   for name, leaf in trees.flatten(upper).items():
     g = trees.flatten(grad)[name] / max(float(norm), 1.0)
@@ -245,15 +245,13 @@ def test_adapter_folder_is_the_merged_weights(model, folder, tmp_path):
     lambda leaf: leaf.astype(np.float16).astype(np.float32), adapter
   )
   out = tmp_path / 'adapter'
-  language_experts.write_adapter(out, family, adapter, OPTIONS)
+  adapters.write_adapter(out, family, adapter, OPTIONS)
   with checkpoints.open_checkpoint(f'{folder}+{out}') as opened:
     have = base.pack(
       family.keys, {name: opened.get(name) for name in opened.names()}
     )
   layers = jax.tree.map(lambda leaf: leaf[1:], params['layers'])
-  want = _with_layers(
-    params, language_finetune.merged(layers, half, OPTIONS.scale)
-  )
+  want = _with_layers(params, adapted.merged(layers, half, OPTIONS.scale))
   for name, leaf in trees.flatten(want).items():
     np.testing.assert_allclose(
       trees.flatten(have)[name], leaf, atol=1e-6, err_msg=name
@@ -269,7 +267,7 @@ def test_what_float16_does_not_hold_is_named(model, tmp_path):
   family, params = model
   adapter = _random_adapter(params, scale=1e6)
   with pytest.raises(ValueError, match=r'layers\.1\..*float16'):
-    language_experts.write_adapter(tmp_path / 'a', family, adapter, OPTIONS)
+    adapters.write_adapter(tmp_path / 'a', family, adapter, OPTIONS)
   assert not (tmp_path / 'a').exists()
 
 

@@ -18,19 +18,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
-from automerge_jax.io import (
-  atomic,
-  checkpoints,
-  lora,
-  safetensors,
-  sharded,
-  tokenizers,
-)
+from automerge_jax.io import safetensors, tokenizers
 from automerge_jax.models import base as models
 from automerge_jax.models import registry
 from automerge_jax.search import evaluate
 from automerge_jax.tasks import (
+  adapters,
   experts,
   itemset,
   kinds,
@@ -40,7 +35,7 @@ from automerge_jax.tasks import (
 )
 from automerge_jax.tasks.language_finetune import Example, Options
 from automerge_jax.tasks.partition import Item
-from automerge_jax.types import TRUNCATED, UNPARSED, Family, Params
+from automerge_jax.types import TRUNCATED, UNPARSED
 
 CHECKPOINTS = 'checkpoints'
 
@@ -82,29 +77,73 @@ def make_expert(
     ValueError: if a finished expert was made with other settings.
   """
   folder, base_folder = pathlib.Path(folder), pathlib.Path(base_folder)
-  adapter = pathlib.Path(adapter)
+  adapter, given = pathlib.Path(adapter), pathlib.Path(given) if given else None
   items = splits.train_items(task.name, examples)
-  settings = {
-    'base': safetensors.fingerprint(base_folder),
-    'task': task.name,
-    'metric': task.metric,
-    'max_tokens': task.max_tokens,
-    'items': _digest(items),
-    'examples': examples,
-    'select': select,
-    'heldout': heldout,
-    **_plain(options),
-  }
+  settings = settings_of(
+    safetensors.fingerprint(base_folder),
+    task,
+    items,
+    options,
+    examples=examples,
+    select=select,
+    heldout=heldout,
+  )
   report = experts.read_report(folder)
   if report is not None:
     check_settings(folder, report['settings'], settings)
     return report
-  report = experts.read_report(given) if given and options.rank else None
+  report = _made_before(adapter, given, settings) if options.rank else None
+  if report is None:
+    report = _train(
+      folder, base_folder, adapter, task, items, options, settings, progress
+    )
+  if options.rank:
+    adapters.write_merged(folder, base_folder, adapter)
+  if 'expert' not in report:
+    report |= judge(
+      {'expert': folder, 'base': base_folder},
+      task,
+      {
+        'select': sealed.select_items(task.name, select),
+        'heldout': sealed.heldout_items(task.name, heldout),
+      },
+    )
+    if options.rank:
+      experts.write_json(adapter / experts.REPORT, report)
+  experts.write_json(folder / experts.REPORT, report)
+  shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+  return report
+
+
+def _made_before(
+  adapter: pathlib.Path, given: pathlib.Path | None, settings: Mapping[str, Any]
+) -> dict[str, Any] | None:
+  """Report of an adapter of these settings, which is then at `adapter`."""
+  report = experts.read_report(adapter)
   if report is not None and report['settings'] == settings:
-    shutil.copytree(given, adapter, dirs_exist_ok=True)
-    _write_merged(folder, base_folder, adapter)
-    experts.write_json(folder / experts.REPORT, report)
     return report
+  report = experts.read_report(given) if given else None
+  if report is None:
+    return None
+  lines = _differences(report['settings'], settings)
+  if lines:
+    logging.info('%s: %s; training anew', given, '; '.join(lines))
+    return None
+  shutil.copytree(str(given), adapter, dirs_exist_ok=True)
+  return report
+
+
+def _train(
+  folder: pathlib.Path,
+  base_folder: pathlib.Path,
+  adapter: pathlib.Path,
+  task: Any,
+  items: Sequence[Item],
+  options: Options,
+  settings: Mapping[str, Any],
+  progress: bool,
+) -> dict[str, Any]:
+  """Writes what training gives; returns the report, still without scores."""
   begin = time.perf_counter()
   model = registry.load(base_folder)
   trained = language_finetune.train(
@@ -115,45 +154,54 @@ def make_expert(
     checkpoints=folder / CHECKPOINTS,
     progress=task.name if progress else None,
   )
-  seconds = round(time.perf_counter() - begin, 1)
-  if options.rank:
-    shutil.rmtree(adapter, ignore_errors=True)
-    write_adapter(adapter, model.family, trained, options)
-    _write_merged(folder, base_folder, adapter)
-  else:
-    first = language_finetune.first_layer(model.family, options)
-    params = dict(
-      model.params,
-      layers=jax.tree.map(
-        lambda low, high: np.concatenate([low[:first], high]),
-        model.params['layers'],
-        trained,
-      ),
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    experts.copy_companions(base_folder, folder)
-    safetensors.write(folder, models.unpack(model.family.keys, params))
   report = {
-    'settings': settings,
-    **judge(
-      {'expert': folder, 'base': base_folder},
-      task,
-      {
-        'select': sealed.select_items(task.name, select),
-        'heldout': sealed.heldout_items(task.name, heldout),
-      },
-    ),
+    'settings': dict(settings),
     'environment': {
-      'seconds': seconds,  # of training
+      'seconds': round(time.perf_counter() - begin, 1),  # of training
       'jax': jax.__version__,
       'python': platform.python_version(),
     },
   }
   if options.rank:
+    shutil.rmtree(adapter, ignore_errors=True)
+    adapters.write_adapter(adapter, model.family, trained, options)
     experts.write_json(adapter / experts.REPORT, report)
-  experts.write_json(folder / experts.REPORT, report)
-  shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    return report
+  first = language_finetune.first_layer(model.family, options)
+  layers = jax.tree.map(
+    lambda low, high: np.concatenate([low[:first], high]),
+    model.params['layers'],
+    trained,
+  )
+  folder.mkdir(parents=True, exist_ok=True)
+  experts.copy_companions(base_folder, folder)
+  params = dict(model.params, layers=layers)
+  safetensors.write(folder, models.unpack(model.family.keys, params))
   return report
+
+
+def settings_of(
+  base: str, task: Any, items: Sequence[Item], options: Options, **sizes: int
+) -> dict[str, Any]:
+  """All that an expert and its scores depend on, as `train.json` tells it.
+
+  Args:
+    base: fingerprint of the base.
+    task: what it is for.
+    items: that it is trained on.
+    options: how.
+    **sizes: items of each split.
+  """
+  values = dataclasses.asdict(options)
+  ids = '\n'.join(item.id for item in items)
+  settings = {
+    'base': base,
+    'task': dataclasses.asdict(task),
+    'items': hashlib.sha256(ids.encode()).hexdigest(),
+    **sizes,
+    **{k: v for k, v in values.items() if k != 'checkpoint_every'},
+  }
+  return json.loads(json.dumps(settings))  # as it is read back
 
 
 def encode(tokenizer: Any, task: Any, items: Sequence[Item]) -> list[Example]:
@@ -178,61 +226,6 @@ def encode(tokenizer: Any, task: Any, items: Sequence[Item]) -> list[Example]:
     Example((*prompt.ids, *end.ids), len(prompt.ids))
     for prompt, end in zip(prompts, ends, strict=True)
   ]
-
-
-def write_adapter(
-  folder: str | pathlib.Path,
-  family: Family,
-  adapter: Params,
-  options: Options,
-) -> None:
-  """Writes a PEFT adapter of float16 factors, whole or not at all.
-
-  Args:
-    folder: must not exist.
-    family: of the base.
-    adapter: `{module: {'a': [n, in, r], 'b': [n, r, out]}}` of the upper
-      layers.
-    options: that it was trained with.
-
-  Raises:
-    ValueError: naming a factor that float16 does not hold.
-  """
-  first = language_finetune.first_layer(family, options)
-  tensors = {}
-  for key in family.keys:
-    module = key.path.removeprefix('layers/').removesuffix('/kernel')
-    if key.layer is None or key.layer < first or module not in adapter:
-      continue
-    if not key.path.endswith('/kernel'):
-      continue
-    for part in 'ab':
-      name = f'{key.stored.removesuffix(".weight")}.lora_{part.upper()}.weight'
-      half = adapter[module][part][key.layer - first].T.astype(np.float16)
-      if not np.isfinite(half).all():
-        raise ValueError(
-          f'{name} does not fit into float16; train with a lower learning rate '
-          f'({options.learning_rate})'
-        )
-      tensors[lora.PREFIX + name] = np.ascontiguousarray(half)
-  modules = {name.split('.')[-3] for name in tensors}
-  config = {
-    'peft_type': 'LORA',
-    'task_type': 'CAUSAL_LM',
-    'base_model_name_or_path': experts.BASE,
-    'r': options.rank,
-    'lora_alpha': options.alpha,
-    'lora_dropout': 0.0,
-    'bias': 'none',
-    'target_modules': sorted(modules),
-    'layers_to_transform': list(range(first, family.num_layers)),
-    'fan_in_fan_out': False,
-    'use_rslora': False,
-    'inference_mode': True,
-  }
-  with atomic.folder(folder) as partial:
-    safetensors.write(partial, tensors, lora.WEIGHTS)
-    (partial / lora.CONFIG).write_text(json.dumps(config, indent=2) + '\n')
 
 
 def judge(
@@ -276,11 +269,7 @@ def check_settings(
   folder: pathlib.Path, have: Mapping[str, Any], want: Mapping[str, Any]
 ) -> None:
   """Raises ValueError naming the settings that a finished expert has not."""
-  lines = [
-    f'{key}: {have.get(key)!r}, asked for {want.get(key)!r}'
-    for key in sorted(set(have) | set(want))
-    if have.get(key) != want.get(key)
-  ]
+  lines = _differences(have, want)
   if lines:
     raise ValueError(
       f'{folder} holds an expert made with other settings; delete the folder '
@@ -288,25 +277,9 @@ def check_settings(
     )
 
 
-def _write_merged(
-  folder: pathlib.Path, base_folder: pathlib.Path, adapter: pathlib.Path
-) -> None:
-  """The base with an adapter added, as `BASE+ADAPTER` reads."""
-  folder.mkdir(parents=True, exist_ok=True)
-  experts.copy_companions(base_folder, folder)
-  path = f'{base_folder}+{adapter}'
-  with checkpoints.open_checkpoint(path) as source:
-    infos = {name: source.info(name) for name in source.names()}
-    with sharded.Writer(folder, infos, '5GB') as writer:
-      for name in infos:
-        writer.write(name, source.get(name))
-
-
-def _plain(options: Options) -> dict[str, Any]:
-  values = dataclasses.asdict(options) | {'lengths': list(options.lengths)}
-  return {k: v for k, v in values.items() if k != 'checkpoint_every'}
-
-
-def _digest(items: Sequence[Item]) -> str:
-  ids = '\n'.join(item.id for item in items)
-  return hashlib.sha256(ids.encode()).hexdigest()
+def _differences(have: Mapping[str, Any], want: Mapping[str, Any]) -> list[str]:
+  return [
+    f'{key}: {have.get(key)!r}, asked for {want.get(key)!r}'
+    for key in sorted(set(have) | set(want))
+    if have.get(key) != want.get(key)
+  ]

@@ -13,7 +13,6 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,8 +20,8 @@ import optax
 import tqdm
 from flax import struct
 
-from automerge_jax import trees
 from automerge_jax.io import orbax
+from automerge_jax.models import adapted
 from automerge_jax.tasks import classification, finetune
 from automerge_jax.types import Array, Family, Params
 
@@ -93,70 +92,6 @@ def first_layer(family: Family, options: Options) -> int:
   return math.floor(family.num_layers * options.frozen)
 
 
-def lower(
-  family: Family, params: Params, inputs: Mapping[str, Array], first: int
-) -> Array:
-  """Hidden states [B, T, d] that layer `first` is given."""
-  carry = family.embed(params, inputs)
-  return _run(family, _layers(params, slice(0, first)), carry, 0)['x']
-
-
-def upper(
-  family: Family,
-  params: Params,
-  inputs: Mapping[str, Array],
-  hidden: Array,
-  first: int,
-  adapter: Params | None = None,
-  scale: float = 0.0,
-) -> Array:
-  """Outputs of the model [B, T, d] from the hidden states before `first`.
-
-  Args:
-    family: of the model.
-    params: stem, final, and of `layers` those from `first` on.
-    inputs: as for the whole model.
-    hidden: what `lower` gives.
-    first: the first of these layers.
-    adapter: `{module: {'a', 'b'}}` with the same leading axis, or None.
-    scale: by which the adapter's product enters.
-  """
-  carry = dict(family.embed(params, inputs), x=hidden)
-  carry = _run(family, params['layers'], carry, first, adapter or {}, scale)
-  return family.head(params, carry)
-
-
-def init_adapter(layers: Params, rank: int, seed: int) -> Params:
-  """An adapter of every kernel that is the base as it begins: B is 0.
-
-  Args:
-    layers: leaves [n, ...] of the layers to adapt.
-    rank: columns of A.
-    seed: of A, uniform within 1 / sqrt(in) as PEFT draws it.
-  """
-  rng = np.random.default_rng(seed)
-  adapter = {}
-  for name, leaf in trees.flatten(layers).items():
-    module, _, kind = name.rpartition('/')
-    if kind == 'kernel':
-      n, width, out = leaf.shape
-      a = rng.uniform(-1, 1, (n, width, rank)) / math.sqrt(width)
-      adapter[module] = {
-        'a': a.astype(np.float32),
-        'b': np.zeros((n, rank, out), np.float32),
-      }
-  return adapter
-
-
-def merged(layers: Params, adapter: Params, scale: float) -> Params:
-  """The layers with the adapter added: kernel + scale * A @ B."""
-  leaves = trees.flatten(layers)
-  for module, pair in adapter.items():
-    name = f'{module}/kernel'
-    leaves[name] = leaves[name] + scale * (pair['a'] @ pair['b'])
-  return trees.unflatten(leaves)
-
-
 def loss(family: Family, params: Params, outputs: Array, batch: Batch) -> Array:
   """Mean negative log-likelihood of the answers' tokens."""
   read = jnp.take_along_axis(outputs, batch.at[..., None], axis=1)
@@ -176,7 +111,7 @@ def step_fn(
       adapter = trained
     else:
       base = dict(base, layers=trained)
-    outputs = upper(
+    outputs = adapted.upper(
       family, base, batch.inputs, batch.hidden, first, adapter, options.scale
     )
     return loss(family, base, outputs, batch)
@@ -197,8 +132,13 @@ def hidden_states(
   lengths: Sequence[int],
 ) -> list[np.ndarray]:
   """Of each example what the frozen layers make of it, [T, d] each."""
-  run = jax.jit(lambda params, inputs: lower(family, params, inputs, first))
-  stem = {'stem': params['stem'], 'layers': _layers(params, slice(0, first))}
+  run = jax.jit(
+    lambda params, inputs: adapted.lower(family, params, inputs, first)
+  )
+  stem = {
+    'stem': params['stem'],
+    'layers': adapted.layers_of(params, slice(0, first)),
+  }
   sizes = np.array([len(example.ids) - 1 for example in examples])
   which = np.searchsorted(lengths, sizes)
   found: list[np.ndarray] = [np.empty(0)] * len(examples)
@@ -269,9 +209,15 @@ def train(
     What was trained, as in `State.params`, as numpy arrays.
 
   Raises:
-    ValueError: if a prompt is empty or longer than the last bucket.
+    ValueError: if a prompt is empty or longer than the last bucket, or the
+      model is no decoder with a vocabulary head.
     FloatingPointError: naming the step at which the loss is not finite.
   """
+  if family.logits is None or family.cache is None or family.encoder:
+    raise ValueError(
+      f'{family.name!r} cannot be fine-tuned on answers; expected a decoder '
+      'with a vocabulary head'
+    )
   sizes = [len(example.ids) - 1 for example in examples]
   least = min(example.start for example in examples)
   if least < 1 or max(sizes) > max(options.lengths):
@@ -283,10 +229,10 @@ def train(
   first = first_layer(family, options)
   batches = finetune.plan(sizes, options)
   tx = _optimizer(options, len(batches))
-  base = dict(params, layers=_layers(params, slice(first, None)))
+  base = dict(params, layers=adapted.layers_of(params, slice(first, None)))
   base = jax.tree.map(jnp.asarray, base)
   begin = (
-    init_adapter(base['layers'], options.rank, options.seed)
+    adapted.init_adapter(base['layers'], options.rank, options.seed)
     if options.rank
     else base['layers']
   )
@@ -334,42 +280,3 @@ def _optimizer(options: Options, steps: int) -> optax.GradientTransformation:
       mask=lambda tree: jax.tree.map(lambda leaf: leaf.ndim == 3, tree),
     ),
   )
-
-
-def _layers(params: Params, which: slice) -> Params:
-  return jax.tree.map(lambda leaf: leaf[which], params['layers'])
-
-
-def _run(
-  family: Family,
-  layers: Params,
-  carry: Any,
-  first: int,
-  adapter: Params | None = None,
-  scale: float = 0.0,
-) -> Any:
-  """The layers from `first` on, one after another."""
-  count = jax.tree.leaves(layers)[0].shape[0]
-  info = jax.tree.map(
-    lambda leaf: leaf[first : first + count], family.layer_info
-  )
-
-  def step(carry, layer):
-    params, own, pairs = layer
-    with nn.intercept_methods(_adding(pairs, scale)):
-      return family.block(params, carry, own), None
-
-  return jax.lax.scan(step, carry, (layers, info, adapter or {}))[0]
-
-
-def _adding(adapter: Params, scale: float) -> Callable[..., Any]:
-  """Adds x @ A @ B to what the adapted modules make of x."""
-
-  def call(method, arguments, keywords, context):
-    outputs = method(*arguments, **keywords)
-    pair = adapter.get('/'.join(context.module.path))
-    if pair is None or context.method_name != '__call__':
-      return outputs
-    return outputs + scale * (arguments[0] @ pair['a'] @ pair['b'])
-
-  return call
