@@ -43,8 +43,9 @@ def write(folder, case, drop=(), add=None, **entries):
   """A folder of a case, perhaps with other tensors and config entries."""
   folder.mkdir(exist_ok=True)
   (folder / 'config.json').write_text(json.dumps(config(case) | entries))
-  tensors = of(case, 'weights') | (add or {})
-  safetensors.write(folder, {n: t for n, t in tensors.items() if n not in drop})
+  stored = of(case, 'weights').items()
+  tensors = {name: t for name, t in stored if name not in drop}
+  safetensors.write(folder, tensors | (add or {}))
   return folder
 
 

@@ -44,7 +44,8 @@ def outputs(
 
   Layers are found by name. What comes before them is made by the first slice,
   what comes after them by the last. An output head that some models lack is
-  there their input embedding, as they tie them.
+  there their input embedding, as they tie them. Where slices keep every layer
+  of the deepest stack in place, shallower ones take part as far as they go.
 
   Args:
     recipe: what to merge.
@@ -105,7 +106,7 @@ class _Builder:
     found, layer = [], 0
     for i in range(len(self.modules[m].slices)):
       who = self.who[m, i]
-      spans = {s.model: self._span(s, stack) for s in _everyone(who)}
+      spans = {s.model: self._span(m, s, stack) for s in _everyone(who)}
       counts = {model: end - start for model, (start, end) in spans.items()}
       if len(set(counts.values())) > 1:
         raise ValueError(
@@ -185,7 +186,7 @@ class _Builder:
       ]
     return [key for key in wanted if all(key in own for own in held.values())]
 
-  def _span(self, source: Source, stack: str) -> tuple[int, int]:
+  def _span(self, m: int, source: Source, stack: str) -> tuple[int, int]:
     stored = self.stored[source.model]
     if stack not in stored.stacks:
       raise ValueError(
@@ -194,6 +195,8 @@ class _Builder:
       )
     depth = stored.depth(stack)
     start, end = source.layers or (0, depth)
+    if stacks_lib.in_place(self.modules[m]) == stored.deepest():
+      return min(start, depth), min(end, depth)
     if end > depth:
       raise ValueError(
         f'layers {[start, end]} of {source.model!r}: it has {depth} in '

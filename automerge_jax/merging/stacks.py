@@ -24,29 +24,49 @@ class Names:
   def depth(self, stack: str) -> int:
     return 1 + max(self.stacks.get(stack, {}), default=-1)
 
+  def deepest(self) -> int:
+    return max(map(self.depth, self.stacks), default=0)
+
+
+def in_place(module: Module) -> int | None:
+  """How many layers slices cover, each once and in order; None if otherwise."""
+  end = 0
+  for part in module.slices:
+    spans = {source.layers for source in part.sources}
+    span = spans.pop()
+    if spans or span is None or span[0] != end:
+      return None
+    end = span[1]
+  return end
+
 
 def owners(
   modules: Sequence[Module], checkpoints: Iterable[Names]
 ) -> list[tuple[list[str], list[str]]]:
   """Stacks, and names outside of them, of each module.
 
-  One module owns everything; of several, each owns the names that begin with
-  its own. What is left belongs to the first where it comes before the layers,
-  else to the last.
+  One module owns everything: its slices choose layers of one stack, or keep
+  those of all stacks in place, counted in the deepest. Of several modules, each
+  owns the names that begin with its own. What is left belongs to the first
+  where it comes before the layers, else to the last.
 
   Raises:
     ValueError: if stacks and modules do not fit.
   """
+  checkpoints = list(checkpoints)
   stacks: dict[str, None] = {}
   outside: dict[str, None] = {}
   for checkpoint in checkpoints:
     stacks |= dict.fromkeys(checkpoint.stacks)
     outside |= dict.fromkeys(checkpoint.outside)
   if len(modules) == 1:
-    if len(stacks) != 1 and not over_all_layers(modules[0]):
+    kept = {names.deepest() for names in checkpoints}
+    whole = over_all_layers(modules[0]) or kept == {in_place(modules[0])}
+    if len(stacks) != 1 and not whole:
       raise ValueError(
         f'slices choose layers of one stack, the models have '
-        f'{list(stacks) or "none"}; name each under `modules`'
+        f'{list(stacks) or "none"}; name each under `modules`, or keep all '
+        f'layers in place'
       )
     return [(list(stacks), list(outside))]
   found: list[tuple[list[str], list[str]]] = [([], []) for _ in modules]

@@ -121,6 +121,9 @@ def pack(
 
   Returns:
     `Params` of numpy arrays.
+
+  Raises:
+    ValueError: if stored copies of one leaf differ.
   """
   return trees.unflatten(
     {
@@ -177,5 +180,11 @@ def _join(
     for row, t in zip(rows, tensors, strict=True)
   ]
   if rows[0].layer is None:
+    for row, array in zip(rows[1:], arrays[1:], strict=True):
+      if not np.array_equal(array, arrays[0], equal_nan=True):
+        raise ValueError(
+          f'{row.stored} differs from {rows[0].stored}; the model ties them, '
+          'so they must be equal: correct one, or leave it out'
+        )
     return np.asarray(arrays[0], order='C')
   return np.stack(arrays, axis=lead)

@@ -72,13 +72,9 @@ def layered(
     )
   starts = range(0, depth, layers_per_group)
   spans = tuple((i, min(i + layers_per_group, depth)) for i in starts)
+  kinds = dict.fromkeys(c for c, _ in filters if c != 'stem')
   names: list[tuple[int | None, str | None]] = [(None, 'stem')]
-  names += [
-    (group, component)
-    for group in range(len(spans))
-    for component, _ in filters
-    if component != 'stem'
-  ]
+  names += [(group, kind) for group in range(len(spans)) for kind in kinds]
   index = {name: i for i, name in enumerate(names)}
 
   def cell(stored: str) -> int:
@@ -91,8 +87,9 @@ def layered(
     return index[group, component]
 
   of_leaf = {
-    path: np.asarray([cell(row.stored) for row in rows], np.int32).reshape(
-      _shape(rows)
+    # Outside the layers several rows are copies of one tensor.
+    path: np.resize(
+      np.asarray([cell(row.stored) for row in rows], np.int32), _shape(rows)
     )
     for path, rows in models.by_leaf(family.keys).items()
   }

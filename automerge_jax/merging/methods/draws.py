@@ -7,10 +7,13 @@ key of its own and an entry its place in the stream, which NumPy keeps stable.
 """
 
 import hashlib
+import re
 
 import numpy as np
 
 BITS = 16
+# Some checkpoints of encoder-decoders hold their one embedding three times.
+_COPIES = re.compile(r'(^|\.)(?:encoder|decoder)\.embed_tokens\.weight$')
 _IN_COUNTER = 16  # draws that one step of the counter gives, 4 words of 64 bits
 
 
@@ -22,10 +25,11 @@ def uniform(
   Args:
     seed: of the recipe.
     expert: position among the experts.
-    name: stored name of the tensor.
+    name: stored name of the tensor; copies of a shared embedding draw alike.
     size: number of entries, in stored order.
     start: the first entry.
   """
+  name = _COPIES.sub(r'\1shared.weight', name)
   text = f'{seed}/{expert}/{name}'.encode()
   key = int.from_bytes(hashlib.sha256(text).digest()[:16], 'little')
   first, skipped = divmod(start, _IN_COUNTER)
