@@ -276,7 +276,13 @@ def test_loss_that_is_not_finite_is_named(model, examples):
     OPTIONS, learning_rate=1e30, warmup=0.0, clip=1e30
   )
   with pytest.raises(FloatingPointError, match='step'):
-    language_finetune.train(*model, examples, options)
+    language_finetune.train(model[0], model[1], examples, options)
+
+
+def test_models_that_say_nothing_are_refused(model, examples):
+  family = dataclasses.replace(model[0], logits=None)
+  with pytest.raises(ValueError, match='vocabulary head'):
+    language_finetune.train(family, model[1], examples, OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -284,4 +290,4 @@ def test_loss_that_is_not_finite_is_named(model, examples):
 )
 def test_prompts_that_do_not_fit_are_refused(model, example):
   with pytest.raises(ValueError, match='expected 1 to 12'):
-    language_finetune.train(*model, [example], OPTIONS)
+    language_finetune.train(model[0], model[1], [example], OPTIONS)

@@ -7,6 +7,7 @@ again, the same bytes.
 """
 
 import hashlib
+import importlib
 import pathlib
 
 DRAWS = 12_000
@@ -33,8 +34,8 @@ def read(path: pathlib.Path = PATH) -> list[tuple[str, str]]:
 
 def draw() -> str:
   """What the file holds, drawn by reasoning-gym with seed 0."""
-  import reasoning_gym  # an extra, needed for this alone
-
+  # An extra, needed for this alone.
+  reasoning_gym = importlib.import_module('reasoning_gym')
   dataset = reasoning_gym.create_dataset(
     'chain_sum',
     min_terms=2,

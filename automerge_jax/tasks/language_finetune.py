@@ -95,7 +95,7 @@ def first_layer(family: Family, options: Options) -> int:
 def loss(family: Family, params: Params, outputs: Array, batch: Batch) -> Array:
   """Mean negative log-likelihood of the answers' tokens."""
   read = jnp.take_along_axis(outputs, batch.at[..., None], axis=1)
-  values = family.logits(params, read)
+  values = _head(family)(params, read)
   nll = optax.softmax_cross_entropy_with_integer_labels(values, batch.target)
   return jnp.sum(nll * batch.weight) / jnp.sum(batch.weight)
 
@@ -213,11 +213,7 @@ def train(
       model is no decoder with a vocabulary head.
     FloatingPointError: naming the step at which the loss is not finite.
   """
-  if family.logits is None or family.cache is None or family.encoder:
-    raise ValueError(
-      f'{family.name!r} cannot be fine-tuned on answers; expected a decoder '
-      'with a vocabulary head'
-    )
+  _head(family)
   sizes = [len(example.ids) - 1 for example in examples]
   least = min(example.start for example in examples)
   if least < 1 or max(sizes) > max(options.lengths):
@@ -269,6 +265,15 @@ def train(
       if checkpoints is not None and due:
         orbax.save_step(checkpoints, number, state)
   return jax.tree.map(np.asarray, state.params)
+
+
+def _head(family: Family) -> Callable[[Params, Array], Array]:
+  if family.logits is None or family.cache is None or family.encoder:
+    raise ValueError(
+      f'{family.name!r} cannot be fine-tuned on answers; expected a decoder '
+      'with a vocabulary head'
+    )
+  return family.logits
 
 
 def _optimizer(options: Options, steps: int) -> optax.GradientTransformation:
