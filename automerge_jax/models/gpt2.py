@@ -95,7 +95,7 @@ class Attention(nn.Module):
   config: Config
 
   @nn.compact
-  def __call__(self, x, scale, seen, memory=None, slot=None):
+  def __call__(self, x, scale, seen, memory: Any = None, slot: Any = None):
     c = self.config
     fused = nn.Dense(3 * c.hidden_size, name='input')(x)
     query, key, value = (
@@ -116,7 +116,7 @@ class Block(nn.Module):
   config: Config
 
   @nn.compact
-  def __call__(self, x, scale, seen, memory=None, slot=None):
+  def __call__(self, x, scale, seen, memory: Any = None, slot: Any = None):
     c = self.config
     act = activations.ACTIVATIONS[c.activation]
     y = _norm(c, 'attention_norm')(x)
@@ -137,7 +137,7 @@ def family(config: Config) -> Family:
   if c.scale_by_layer:
     scales /= np.arange(1, c.num_layers + 1, dtype=np.float32)
 
-  def embed(params: Params, inputs: Mapping[str, Array]):
+  def embed(params: Params, inputs: Mapping[str, Any]) -> dict[str, Any]:
     ids = inputs['ids']
     if 'positions' not in inputs and ids.shape[-1] > c.max_positions:
       raise ValueError(
@@ -151,7 +151,7 @@ def family(config: Config) -> Family:
     x += jnp.take(
       stem['position']['embedding'], own.positions, axis=0, mode='fill'
     )
-    carry = {'x': x}
+    carry: dict[str, Any] = {'x': x}
     shown = own
     if 'memory' in inputs:
       carry['slot'] = inputs['slot']

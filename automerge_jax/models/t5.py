@@ -6,6 +6,7 @@ stack, which its layers share and block 0 stores, is in the stem.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,6 +24,7 @@ from automerge_jax.types import Array, Family, Params
 
 __all__ = ['Config', 'config_from_hf', 'family']
 
+Carry = dict[str, Any]
 Held = dict[str, Array]  # `key` and `value`, [B, H, S, dh]
 
 
@@ -55,7 +57,7 @@ class Attention(nn.Module):
     states: Array | None,
     seen: Array,
     bias: Array | None = None,
-    hold: Callable[[Held | None], Held] = lambda held: held,
+    hold: Callable[[Any], Held] = lambda held: held,
   ) -> tuple[Array, Held]:
     c = self.config
 
@@ -64,7 +66,8 @@ class Attention(nn.Module):
       y = nn.Dense(size, use_bias=False, name=name)(y)
       return attention.split_heads(y, c.num_heads)
 
-    query, held = heads('query', x), None
+    query = heads('query', x)
+    held: Held | None = None
     if states is not None:
       held = {name: heads(name, states) for name in ('key', 'value')}
     held = hold(held)
@@ -103,7 +106,7 @@ class Block(nn.Module):
   config: Config
 
   @nn.compact
-  def __call__(self, carry, memory=None):
+  def __call__(self, carry: Carry, memory: Any = None) -> tuple[Carry, Any]:
     c = self.config
 
     def norm(name, y):
@@ -166,9 +169,9 @@ def family(config: Config) -> Family:
       'bias': bias(params, 'encoder', near, near),
     }
 
-  def embed(params: Params, inputs: Mapping[str, Array]):
+  def embed(params: Params, inputs: Mapping[str, Any]) -> Carry:
     own = attention.places(inputs, 'decoder_')
-    carry = {'x': word(params, inputs['decoder_ids'])}
+    carry: Carry = {'x': word(params, inputs['decoder_ids'])}
     if 'memory' in inputs:
       memory = inputs['memory']
       carry['slot'] = inputs['slot']
