@@ -18,7 +18,7 @@ from automerge_jax.search.job import BASE, Job
 from automerge_jax.search.ledger import Ledger
 from automerge_jax.search.settings import Settings
 from automerge_jax.tasks import sealed, splits
-from automerge_jax.tasks.partition import Item
+from automerge_jax.tasks.itemset import ItemSet
 from automerge_jax.types import SearchSpace
 
 
@@ -31,8 +31,7 @@ def choose(
   known: Sequence[Ledger],
 ) -> tuple[list[dict[str, Any]], dict[str, Recipe]]:
   """Finalists (best first) and the chosen recipes by name, on select items."""
-  items = {t: sealed.select_items(t, settings.select) for t in settings.tasks}
-  judge = _judge('select', items, job, ledger, known)
+  judge = _judge('select', settings, job, ledger, known)
   rows = [
     {
       'origin': row.candidate.origin,
@@ -47,14 +46,14 @@ def choose(
   index, means = selection.best(judge, [row['recipe'] for row in rows])
   chosen = {
     'merged': rows[index]['recipe'],
-    'uniform': baselines.uniform(settings.tasks),
+    'uniform': baselines.uniform(job.experts),
   }
   grids = {
     'task_arithmetic': baselines.task_arithmetic(
-      settings.tasks, BASE, settings.weights
+      job.experts, BASE, settings.weights
     ),
     'ties': baselines.ties(
-      settings.tasks, BASE, settings.ties_scales, settings.ties_densities
+      job.experts, BASE, settings.ties_scales, settings.ties_densities
     ),
   }
   for name, grid in grids.items():
@@ -73,6 +72,35 @@ def choose(
   return sorted(finalists, key=lambda row: not row['chosen']), chosen
 
 
+def parents(
+  settings: Settings, job: Job, ledger: Ledger, known: Sequence[Ledger]
+) -> dict[str, str]:
+  """Each task's own expert.
+
+  It is the expert that is named like the task; for other tasks the one with
+  the best mean score on the select items.
+  """
+  own = {name: name for name in job.references if name in job.folders}
+  if len(own) < len(job.tasks):
+    judge = _judge('select', settings, job, ledger, known)
+    found = selection.model_scores(judge, job.experts, job.folders)
+    good = {name: s for name, s in found.items() if s.failure is None}
+    if not good:
+      raise ValueError(f'no expert can be scored: {found}')
+    for index, task in enumerate(job.references):
+      mine = judge.items.task == index
+
+      def rank(name: str, mine=mine) -> tuple[float, float]:
+        of_one = good[name]
+        return (
+          of_one.score[mine].mean(),
+          of_one.log_likelihood[mine].mean(),
+        )
+
+      own.setdefault(task, max(good, key=rank))
+  return {task: own[task] for task in job.references}
+
+
 def score(
   settings: Settings,
   job: Job,
@@ -85,14 +113,9 @@ def score(
 
   The merge is read back from the exported folder.
   """
-  wanted = {
-    'search': (splits.search_items, settings.rungs[-1]),
-    'heldout': (sealed.heldout_items, settings.heldout),
-  }
   tasks, scores = {}, {}
-  for split, (source, n) in wanted.items():
-    items = {task: source(task, n) for task in settings.tasks}
-    judge = _judge(split, items, job, ledger, known)
+  for split in ('search', 'heldout'):
+    judge = _judge(split, settings, job, ledger, known)
     found = {
       name: judge.score_recipe(recipe)
       for name, recipe in chosen.items()
@@ -104,18 +127,37 @@ def score(
     )
     originals = selection.model_scores(judge, list(job.folders), job.folders)
     found[BASE] = originals.pop(BASE)
-    found |= {f'expert:{task}': s for task, s in originals.items()}
+    found |= {f'expert:{name}': s for name, s in originals.items()}
     tasks[split] = judge.items.task
     scores[split] = {
-      name: {'score': s.score, 'log_likelihood': s.log_likelihood}
+      name: {
+        'score': s.score,
+        'log_likelihood': s.log_likelihood,
+        'flags': s.flags,
+      }
       for name, s in found.items()
+      if s.failure is None
     }
   return tasks, scores
 
 
+def _items(split: str, settings: Settings, job: Job) -> ItemSet:
+  source, n = {
+    'search': (splits.search_items, settings.rungs[-1]),
+    'select': (sealed.select_items, settings.select),
+    'heldout': (sealed.heldout_items, settings.heldout),
+  }[split]
+  return job.items(
+    {
+      name: source(place, n, settings.force_test_split)
+      for name, place in job.references.items()
+    }
+  )
+
+
 def _judge(
   split: str,
-  items: Mapping[str, Sequence[Item]],
+  settings: Settings,
   job: Job,
   ledger: Ledger,
   known: Sequence[Ledger],
@@ -123,9 +165,10 @@ def _judge(
   return selection.judge(
     job.family,
     job.heads,
-    job.items(items),
+    _items(split, settings, job),
     f'{split}/{job.setting}',
     ledger,
     job.folders,
     known,
+    settings.dtype,
   )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import tqdm
 
@@ -20,10 +21,12 @@ from automerge_jax.report import model_card, page, summary
 from automerge_jax.search import (
   baselines,
   environment,
-  gate,
+  evaluate,
   history,
   plan,
+  sanity,
   selection,
+  start,
   study,
 )
 from automerge_jax.search import job as jobs
@@ -80,14 +83,16 @@ def run(
       tasks, scores = choice.score(
         settings, job, ledger, workdir / EXPORTED, chosen, others
       )
+      parents = choice.parents(settings, job, ledger, others)
   result = summary.build(
-    task_names=settings.tasks,
+    metrics=job.metrics,
+    parents=parents,
     tasks=tasks,
     scores=scores,
     log=history.log(
       outcome.scored,
       settings.rungs,
-      len(settings.tasks),
+      len(job.tasks),
       outcome.climb_items,
     ),
     seed=settings.seed,
@@ -100,7 +105,7 @@ def run(
       chosen['merged'],
       job.family,
       job.family.components[settings.components],
-      settings.tasks,
+      job.experts,
     ),
     environment=environment.describe()
     | {
@@ -115,8 +120,8 @@ def run(
       'peak_memory_mb': environment.peak_memory_mb(),
     },
   )
-  points = history.points(outcome.scored, settings.tasks, settings.rungs)
-  _report(workdir, result, points)
+  points = history.points(outcome.scored, list(job.metrics), settings.rungs)
+  _report(workdir, result, points, job.family.logits is not None)
   return result
 
 
@@ -128,9 +133,7 @@ def _space(settings: Settings, job: Job) -> SearchSpace:
       job.family, settings.layers_per_group, settings.components
     )
   )
-  return fusion.space(
-    job.method, division, settings.tasks, BASE, settings.ranges
-  )
+  return fusion.space(job.method, division, job.experts, BASE, settings.ranges)
 
 
 def _optimizer(settings: Settings, space: SearchSpace) -> Optimizer:
@@ -152,7 +155,7 @@ def _search(
     method=job.method,
     space=space,
     optimizer=_optimizer(settings, space),
-    starts=baselines.starts(space, settings.tasks, settings.weights),
+    starts=baselines.starts(space, job.experts, settings.weights),
     objective=settings.objective,
     rungs=settings.rungs,
     promote=settings.promote,
@@ -163,11 +166,18 @@ def _search(
     gradient_rate=settings.gradient_rate,
     minibatches=settings.minibatches,
     setting=job.setting,
+    dtype=settings.dtype,
   )
   items = job.items(
-    {t: splits.search_items(t, settings.rungs[-1]) for t in settings.tasks}
+    {
+      name: splits.search_items(
+        reference, settings.rungs[-1], settings.force_test_split
+      )
+      for name, reference in job.references.items()
+    }
   )
-  originals = [job.tensors(task) for task in settings.tasks]
+  gate = _gate(settings, job)
+  originals = [job.tensors(name) for name in job.experts]
   stack = resident.build(job.method, job.family, job.tensors(BASE), originals)
   del originals
 
@@ -179,9 +189,10 @@ def _search(
       f'gate/{job.setting}',
       ledger,
       job.folders,
+      dtype=settings.dtype,
     )
-    found = selection.model_scores(judge, settings.tasks, job.folders)
-    gate.check(candidates, scored, found)
+    found = selection.model_scores(judge, job.experts, job.folders)
+    start.check(candidates, scored, found)
 
   with tqdm.tqdm(total=what.generations, unit='generation') as bar:
 
@@ -195,6 +206,7 @@ def _search(
       settings.seed,
       stack,
       job.heads,
+      gate,
       items,
       ledger,
       check_start=check_start,
@@ -203,6 +215,27 @@ def _search(
       ),
       progress=progress,
     )
+
+
+def _gate(settings: Settings, job: Job) -> sanity.Gate:
+  """What every candidate must pass, measured on its parents."""
+  sizes = [getattr(task, 'image_size', None) for task in job.tasks]
+  inputs = (
+    sanity.waves(max(s for s in sizes if s))
+    if any(sizes)
+    else sanity.lines(job.folders[BASE], job.family)
+  )
+
+  @jax.jit
+  def measure(params):
+    cast = evaluate.cast(params, settings.dtype)
+    return sanity.vitals(job.family, cast, inputs)
+
+  found = [
+    measure(models.pack(job.family.keys, job.tensors(name)))
+    for name in job.folders
+  ]
+  return sanity.Gate(inputs, sanity.limits(found))
 
 
 def _export(job: Job, merged: Recipe, workdir: pathlib.Path) -> None:
@@ -220,7 +253,9 @@ def _export(job: Job, merged: Recipe, workdir: pathlib.Path) -> None:
   )
 
 
-def _report(workdir: pathlib.Path, result: dict, points: list[dict]) -> None:
+def _report(
+  workdir: pathlib.Path, result: dict, points: list[dict], vocabulary: bool
+) -> None:
   out = workdir / EXPORTED
   text = (out / export.RECIPE).read_text()
   _write(workdir / 'summary.json', json.dumps(result, indent=2) + '\n')
@@ -230,7 +265,10 @@ def _report(workdir: pathlib.Path, result: dict, points: list[dict]) -> None:
     for path in sorted(out.rglob('*'))
     if path.is_file() and path.name != 'README.md'
   }
-  _write(out / 'README.md', model_card.render(result, text, files))
+  _write(
+    out / 'README.md',
+    model_card.render(result, text, files, vocabulary=vocabulary),
+  )
 
 
 def _write(path: pathlib.Path, text: str) -> None:

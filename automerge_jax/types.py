@@ -22,6 +22,10 @@ Array = jax.Array
 Params = dict[str, Any]  # {'stem': ..., 'layers': [L, ...], 'final': ...}
 Carry = Any  # whatever a family hands from one layer to the next
 
+# Bits that tell how an item's score came about.
+TRUNCATED = 1  # its text, or the answer to it, was cut off
+UNPARSED = 2  # no answer was found in what was generated
+
 
 class Key(NamedTuple):
   """One row of a key table: where a stored tensor lives in Params.

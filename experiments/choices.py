@@ -1,6 +1,7 @@
 """From config files to the library's frozen settings."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from automerge_jax.search.settings import Settings
@@ -12,11 +13,36 @@ def settings(config) -> Settings:
   how: dict[str, Any] = config.search.to_dict()
   how = {k: tuple(v) if isinstance(v, list) else v for k, v in how.items()}
   how['batch_size'] = how['batch_size'] or None
-  folder = pathlib.Path(config.experts)
+  if isinstance(config.tasks, str):
+    base, folders = config.base, _named(_listed(config.experts))
+    tasks = _listed(config.tasks)
+  else:  # a suite: experts are named like tasks, the base is beside them
+    base = pathlib.Path(config.experts) / experts.BASE
+    folders = {t: pathlib.Path(config.experts) / t for t in config.tasks}
+    tasks = tuple(config.tasks)
   return Settings(
-    tasks=tuple(config.tasks),
-    base=folder / experts.BASE,
-    experts=folder,
+    tasks=tasks,
+    base=pathlib.Path(base),
+    experts=folders,
     seed=config.seed,
     **how,
   )
+
+
+def _listed(text: str) -> tuple[str, ...]:
+  """The entries of a list with commas."""
+  return tuple(part.strip() for part in text.split(',') if part.strip())
+
+
+def _named(paths: Sequence[str]) -> dict[str, pathlib.Path]:
+  """Checkpoints by the last part of their paths, numbered where it repeats."""
+  named: dict[str, pathlib.Path] = {}
+  for text in paths:
+    stem = pathlib.Path(text).name
+    if stem == experts.BASE:
+      stem = f'{stem}-expert'
+    name, number = stem, 2
+    while name in named:
+      name, number = f'{stem}-{number}', number + 1
+    named[name] = pathlib.Path(text)
+  return named

@@ -16,13 +16,13 @@ import numpy as np
 from absl import app, flags
 
 from automerge_jax import trees
-from automerge_jax.io import tokenizers
 from automerge_jax.models import registry
 from automerge_jax.search import evaluate, statistics
 from automerge_jax.tasks import (
   classification,
   experts,
   itemset,
+  kinds,
   sealed,
   splits,
 )
@@ -75,14 +75,14 @@ def run(
   loaded = registry.load(folder)
   found = _head(folder, task, None if head is None else pathlib.Path(head))
   items = itemset.build(
-    [found.task], {task: SPLITS[split](task, n)}, tokenizers.load(folder)
+    [found.task], {task: SPLITS[split](task, n)}, loaded.family, folder
   )
   heads = classification.stack_heads([(found.kernel, found.bias)])
   scores = jax.device_get(
     evaluate.scorer(loaded.family)(
       jax.tree.map(jnp.asarray, loaded.params),
       jax.tree.map(jnp.asarray, heads),
-      evaluate.buckets(items),
+      kinds.arrays(items),
       len(items),
     )
   )

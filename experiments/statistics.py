@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from automerge_jax import trees
-from automerge_jax.io import safetensors, tokenizers
+from automerge_jax.io import safetensors
 from automerge_jax.models import base, registry
 from automerge_jax.statistics import folder, grams, information
 from automerge_jax.tasks import classification, experts, itemset, splits
@@ -63,9 +63,9 @@ def run(
   loaded = registry.load(model)
   family, params = loaded.family, jax.tree.map(jnp.asarray, loaded.params)
   items = itemset.build(
-    [found.task], {task: splits.train_items(task, n)}, tokenizers.load(model)
+    [found.task], {task: splits.train_items(task, n)}, family, model
   )
-  data = classification.bucket(items.tokens, items.task, items.label)
+  data = classification.bucket(items.encoded, items.task, items.label)
   fisher = gram = None
   if 'fisher' in kinds:
     measured = information.diagonal(

@@ -8,11 +8,10 @@ import pytest
 from automerge_jax.io import safetensors
 from automerge_jax.merging import registry, resident
 from automerge_jax.models import registry as families
-from automerge_jax.search import evaluate
+from automerge_jax.search import evaluate, sanity
 from automerge_jax.spaces import cells, fusion
-from automerge_jax.tasks import classification, experts, itemset
-from automerge_jax.tasks.itemset import ItemSet
-from tests import tiny_suite
+from automerge_jax.tasks import classification, experts, itemset, kinds
+from tests import tiny_items, tiny_suite
 
 TASKS = tiny_suite.TASKS
 P = 4
@@ -28,7 +27,7 @@ def _items(n, seed):
     [rng.integers(len(tiny_suite.CUES[TASKS[t]])) for t in task]
   )
   ids = tuple(f'{seed}-{i}' for i in range(n))
-  return ItemSet(TASKS, ids, tuple(tokens), task, label.astype(np.int32))
+  return tiny_items.classified(TASKS, ids, tokens, task, label)
 
 
 @pytest.fixture(scope='module')
@@ -49,6 +48,20 @@ def parts(tiny):
   return family, method, space, stack, jax.tree.map(jnp.asarray, heads)
 
 
+@pytest.fixture(scope='module')
+def gate(tiny, parts):
+  family, _, _, stack, _ = parts
+  inputs = sanity.lines(tiny / 'base', family)
+  parents = [
+    sanity.vitals(family, jax.tree.map(np.add, stack.base, delta), inputs)
+    for delta in (
+      jax.tree.map(lambda leaf, k=k: leaf[k], stack.stack)
+      for k in range(len(TASKS))
+    )
+  ]
+  return sanity.Gate(inputs, sanity.limits(parents))
+
+
 def _population(space, seed=0):
   x = np.random.default_rng(seed).uniform(size=(P, len(space.names)))
   return jax.vmap(space.quantise)(jnp.asarray(x, jnp.float32))
@@ -62,13 +75,17 @@ def _scorer(parts, rungs=1, batch_size=None):
 
 
 @pytest.mark.parametrize('batch_size', [None, 2])
-def test_each_candidate_scores_like_its_merged_model_alone(parts, batch_size):
+def test_each_candidate_scores_like_its_merged_model_alone(
+  parts, gate, batch_size
+):
   family, method, space, stack, heads = parts
   items = _items(40, 0)
-  data = evaluate.buckets(items, tokens_per_chunk=128)
-  assert len(data) == 2 and data[0].task.shape[0] > 1
+  data = kinds.arrays(items, tokens_per_chunk=128)
+  assert len(data) == 4 and data[-1].task.shape[0] > 1
   c = _population(space)
-  scores = _scorer(parts, 1, batch_size)(c, ACTIVE, stack, heads, data, 40)
+  scores, _ = _scorer(parts, 1, batch_size)(
+    c, ACTIVE, stack, heads, gate, data, 40
+  )
   assert scores.score.shape == scores.log_likelihood.shape == (P, 40)
   alone = evaluate.scorer(family)
   merge = jax.jit(lambda plan, stack: resident.merge(method, plan, stack))
@@ -84,12 +101,6 @@ def test_each_candidate_scores_like_its_merged_model_alone(parts, batch_size):
     np.testing.assert_array_equal(scores.score[i], want.score)
   live = np.asarray(scores.log_likelihood)[np.asarray(ACTIVE)]
   assert (live < 0).all() and len({row.tobytes() for row in live}) == 3
-  assert evaluate.failures(scores) == [
-    None,
-    'log-likelihood is not finite',
-    None,
-    None,
-  ]
 
 
 def test_scores_stand_at_their_items_however_they_are_chunked(parts):
@@ -98,36 +109,62 @@ def test_scores_stand_at_their_items_however_they_are_chunked(parts):
   items = _items(12, 1)
   run = evaluate.scorer(family)
   params = stack.base
-  want = run(params, heads, evaluate.buckets(items), 12)
-  small = run(params, heads, evaluate.buckets(items, 64), 12)
+  want = run(params, heads, kinds.arrays(items), 12)
+  small = run(params, heads, kinds.arrays(items, 64), 12)
   np.testing.assert_allclose(
     small.log_likelihood, want.log_likelihood, rtol=1e-5, atol=1e-5
   )
   order = np.random.default_rng(0).permutation(12)
-  mixed = run(params, heads, evaluate.buckets(itemset.subset(items, order)), 12)
+  mixed = run(params, heads, kinds.arrays(itemset.subset(items, order)), 12)
   np.testing.assert_allclose(
     mixed.log_likelihood, want.log_likelihood[order], rtol=1e-5, atol=1e-5
   )
 
 
-def test_one_trace_a_rung_and_no_more(parts):
+def test_one_trace_a_rung_and_no_more(parts, gate):
   _, _, space, stack, heads = parts
   run = _scorer(parts, rungs=2)
-  rungs = [(evaluate.buckets(_items(n, n)), n) for n in (10, 24)]
+  rungs = [(kinds.arrays(_items(n, n)), n) for n in (10, 24)]
   for seed in range(5):
     for data, n in rungs:
       for active in (ACTIVE, ~ACTIVE, jnp.zeros(P, bool)):
-        run(_population(space, seed), active, stack, heads, data, n)
+        run(_population(space, seed), active, stack, heads, gate, data, n)
   assert run._cache_size() == 2
-  other = evaluate.buckets(_items(17, 17))
+  other = kinds.arrays(_items(17, 17))
   with pytest.raises(RuntimeError, match='2 item sets was traced 3 times'):
-    run(_population(space), ACTIVE, stack, heads, other, 17)
+    run(_population(space), ACTIVE, stack, heads, gate, other, 17)
 
 
 def test_a_model_that_overflows_is_a_failure(parts):
   family, _, _, stack, heads = parts
   params = jax.tree.map(lambda leaf: leaf * 1e30, stack.base)
-  data = evaluate.buckets(_items(6, 3))
-  scores = evaluate.scorer(family)(params, heads, data, 6)
-  (reason,) = evaluate.failures(jax.tree.map(lambda x: x[None], scores))
-  assert reason == 'log-likelihood is not finite'
+  items = _items(6, 3)
+  scores = evaluate.scorer(family)(params, heads, kinds.arrays(items), 6)
+  found = evaluate.finish(items, jax.device_get(scores))
+  assert found.failure == 'log-likelihood is not finite'
+  assert found.score is None
+
+
+def test_what_does_not_pass_the_gate_is_not_scored(parts, gate):
+  """A stricter gate stops the candidates whose hidden states are largest."""
+  _, _, space, stack, heads = parts
+  data, c = kinds.arrays(_items(6, 3)), _population(space)
+  scores, vitals = _scorer(parts)(c, ACTIVE, stack, heads, gate, data, 6)
+  rms = np.asarray(vitals.rms)
+  limit = np.sort(rms[np.asarray(ACTIVE)])[1]
+  strict = gate._replace(limits=gate.limits._replace(rms=jnp.float32(limit)))
+  again, _ = _scorer(parts)(c, ACTIVE, stack, heads, strict, data, 6)
+  kept = np.isfinite(np.asarray(again.score)).all(-1)
+  assert kept.tolist() == (np.asarray(ACTIVE) & (rms <= limit)).tolist()
+  np.testing.assert_array_equal(again.score[kept], scores.score[kept])
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_half_precision_stays_near(parts, dtype):
+  family, _, _, stack, heads = parts
+  items = _items(40, 5)
+  data = kinds.arrays(items)
+  exact = evaluate.scorer(family)(stack.base, heads, data, 40)
+  half = evaluate.scorer(family, dtype)(stack.base, heads, data, 40)
+  far = np.abs(np.asarray(half.log_likelihood - exact.log_likelihood))
+  assert 0 < far.max() < {'bfloat16': 0.3, 'float16': 0.05}[dtype]

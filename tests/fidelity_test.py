@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from automerge_jax.search import fidelity
-from automerge_jax.tasks.itemset import ItemSet
+from tests import tiny_items
 
 LABELS = {'a': [0] * 30 + [1] * 10, 'b': [0, 1, 2] * 20}
 NAN = float('nan')
@@ -18,7 +18,7 @@ def items():
   task = np.repeat([0, 1], [len(LABELS['a']), len(LABELS['b'])])
   label = np.concatenate([LABELS['a'], LABELS['b']])
   order = np.random.default_rng(3).permutation(len(task))
-  return ItemSet(
+  return tiny_items.classified(
     ('a', 'b'),
     tuple(f'item{i}' for i in range(len(task))),
     ((1,),) * len(task),

@@ -9,7 +9,7 @@ from automerge_jax.merging import registry, resident
 from automerge_jax.search import evaluate, gradient
 from automerge_jax.search import job as jobs
 from automerge_jax.spaces import cells, fusion
-from automerge_jax.tasks import splits
+from automerge_jax.tasks import kinds, splits
 from tests import tiny_suite
 
 
@@ -34,9 +34,9 @@ def problem(tiny):
 def test_batches_hold_every_item_once_and_tasks_weigh_the_same(problem):
   _job, items, _ = problem
   data = gradient.batches(items, 4)
-  slots = np.concatenate([np.ravel(b.slot) for b in data.buckets])
-  weights = np.concatenate([np.ravel(w) for w in data.weights])
-  task = np.concatenate([np.ravel(b.task) for b in data.buckets])
+  slots = np.concatenate([np.ravel(part.slot) for part in data.data])
+  weights = np.asarray(data.weights)[slots]
+  task = np.concatenate([np.ravel(part.task) for part in data.data])
   real = slots < len(items)
   assert sorted(slots[real]) == list(range(len(items)))
   assert (weights[~real] == 0).all()
@@ -57,7 +57,7 @@ def test_gradient_is_the_slope(problem, name, objective):
   """
   job, items, build = problem
   method, space, stack = build(name)
-  data = evaluate.buckets(items)
+  data = kinds.arrays(items)
 
   def value(x):
     params = resident.merge(method, space.decode(space.quantise(x)), stack)

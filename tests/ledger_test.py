@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from automerge_jax.search.ledger import Candidate, Ledger, Scores
-from automerge_jax.tasks.itemset import ItemSet
+from tests import tiny_items
 
 TASKS = ('a', 'b')
 TASK = np.asarray([0, 1, 0, 1, 1])
@@ -120,4 +120,4 @@ def test_no_row_holds_a_time(tmp_path):
 
 def _items(ids):
   zeros = np.zeros(len(ids), np.int32)
-  return ItemSet(('a',), tuple(ids), ((1,),) * len(ids), zeros, zeros)
+  return tiny_items.classified(('a',), ids, [(1,)] * len(ids), zeros, zeros)

@@ -111,7 +111,7 @@ def settings(folder: pathlib.Path, **other) -> Settings:
   chosen |= {
     'tasks': TASKS,
     'base': folder / 'base',
-    'experts': folder / 'experts',
+    'experts': {task: folder / 'experts' / task for task in TASKS},
     'seed': 0,
     'ranges': {},
     'population': 6,

@@ -46,7 +46,7 @@ import numpy as np
 
 from automerge_jax.report import wording
 from automerge_jax.search import statistics
-from automerge_jax.search.ledger import TRUNCATED, UNPARSED
+from automerge_jax.types import TRUNCATED, UNPARSED
 
 Scores = Mapping[str, Mapping[str, np.ndarray]]
 

@@ -1,20 +1,22 @@
 """Scoring: candidate -> merge -> forward -> item scores, inside one jit."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from automerge_jax.merging import resident
-from automerge_jax.models import base as models
-from automerge_jax.tasks import classification
+from automerge_jax.search import sanity
+from automerge_jax.search.ledger import Scores
+from automerge_jax.tasks import kinds
 from automerge_jax.tasks.itemset import ItemSet
 from automerge_jax.types import (
   Array,
   ExpertStack,
   Family,
-  Items,
   ItemScores,
   MergeMethod,
   MergePlan,
@@ -22,51 +24,41 @@ from automerge_jax.types import (
 )
 
 Heads = Mapping[str, Array]
-Buckets = tuple[Items, ...]
-
-
-def buckets(items: ItemSet, tokens_per_chunk: int = 2048) -> Buckets:
-  """The items in length buckets, on the device."""
-  made = classification.bucket(
-    items.tokens, items.task, items.label, tokens_per_chunk=tokens_per_chunk
-  )
-  return jax.tree.map(jnp.asarray, made)
+Data = tuple[Any, ...]  # arrays of the items, see `kinds.arrays`
 
 
 def score(
-  family: Family, params: Params, heads: Heads, data: Buckets, num_items: int
+  family: Family, params: Params, heads: Heads, data: Data, num_items: int
 ) -> ItemScores:
   """Scores of one model on all items, leaves [n]; pure and jittable."""
+  found = [kinds.scores(family, params, heads, part) for part in data]
+  slots = [slot for _, slot in found]
 
-  parts = [
-    jax.lax.map(lambda items: score_chunk(family, params, heads, items), bucket)
-    for bucket in data
-  ]
-  slots = jnp.concatenate([items.slot.ravel() for items in data])
+  def gather(rows: list[tuple[Array, Array]], empty: float) -> Array:
+    width = max((row.shape[1:] for row, _ in rows), default=())
+    result = jnp.full((num_items + 1, *width), empty, rows[0][0].dtype)
+    for row, slot in rows:
+      at = (slot, *(slice(size) for size in row.shape[1:]))
+      result = result.at[at].set(row)
+    return result[:num_items]  # padding went one past the end
 
-  def gather(*leaves: Array) -> Array:
-    flat = [jnp.concatenate(leaf) for leaf in leaves]  # chunks in a row
-    values = jnp.concatenate(flat)
-    shape = (num_items + 1, *values.shape[1:])
-    padded = jnp.zeros(shape, values.dtype).at[slots].set(values)
-    return padded[:num_items]  # padding went one past the end
+  def pairs(name: str) -> list[tuple[Array, Array]]:
+    rows = [getattr(scores, name) for scores, _ in found]
+    return [p for p in zip(rows, slots, strict=True) if p[0] is not None]
 
-  return jax.tree.map(gather, *parts)
-
-
-def score_chunk(
-  family: Family, params: Params, heads: Heads, items: Items
-) -> ItemScores:
-  """Scores of one chunk of items, leaves [B]."""
-  hidden = models.forward(family, params, items.inputs)
-  return classification.score(heads, hidden, items)
+  answers = pairs('answer')
+  return ItemScores(
+    gather(pairs('score'), 0.0),
+    gather(pairs('log_likelihood'), 0.0),
+    gather(answers, -1) if answers else None,
+  )
 
 
-def scorer(family: Family) -> Callable[..., ItemScores]:
-  """`(params, heads, buckets, num_items) -> ItemScores [n]`, jitted."""
+def scorer(family: Family, dtype: str = 'float32') -> Callable[..., ItemScores]:
+  """`(params, heads, data, num_items) -> ItemScores [n]`, jitted."""
 
   def run(params, heads, data, num_items):
-    return score(family, params, heads, data, num_items)
+    return score(family, cast(params, dtype), heads, data, num_items)
 
   return jax.jit(run, static_argnums=3)
 
@@ -77,7 +69,8 @@ def population_scorer(
   decode: Callable[[Array], MergePlan],
   rungs: int,
   batch_size: int | None = None,
-) -> Callable[..., ItemScores]:
+  dtype: str = 'float32',
+) -> Callable[..., tuple[ItemScores, sanity.Vitals]]:
   """Scores a population in one call, merging each candidate on the device.
 
   Args:
@@ -86,12 +79,15 @@ def population_scorer(
     decode: from coefficients to a plan.
     rungs: number of different item sets; more traces than that are an error.
     batch_size: candidates that are vmapped together; None takes one at a time,
-      which needs the memory of one merged model and really skips the inactive.
+      which needs the memory of one merged model and really skips the inactive
+      and the broken.
+    dtype: in which merged models compute.
 
   Returns:
-    Jitted `(c [P, D], active [P], stack, heads, buckets, num_items) ->
-    ItemScores [P, n]`, NaN for inactive candidates. It raises RuntimeError
-    when it is traced more than once a rung.
+    Jitted `(c [P, D], active [P], stack, heads, gate, data, num_items) ->
+    (ItemScores [P, n], Vitals [P])`. Scores of candidates that are inactive or
+    do not pass the gate are NaN. It raises RuntimeError when it is traced more
+    than once a rung.
   """
 
   traces = 0
@@ -101,9 +97,10 @@ def population_scorer(
     active: Array,
     stack: ExpertStack,
     heads: Heads,
-    data: Buckets,
+    gate: sanity.Gate,
+    data: Data,
     num_items: int,
-  ) -> ItemScores:
+  ) -> tuple[ItemScores, sanity.Vitals]:
     # Python runs when JAX traces. Counted here and not by chex, whose counts
     # are of the source line: a second search in a process would fail.
     nonlocal traces
@@ -117,29 +114,51 @@ def population_scorer(
     chex.assert_rank(c, 2)
     chex.assert_shape(active, (c.shape[0],))
 
-    def evaluate(c_one: Array) -> ItemScores:
-      params = resident.merge(method, decode(c_one), stack)
+    def of_model(params: Params) -> ItemScores:
       return score(family, params, heads, data, num_items)
 
-    def skip(c_one: Array) -> ItemScores:
-      shapes = jax.eval_shape(evaluate, c_one)
-      return jax.tree.map(_nothing, shapes)
+    def evaluate(c_one: Array):
+      params = cast(resident.merge(method, decode(c_one), stack), dtype)
+      found = sanity.vitals(family, params, gate.inputs)
+      passes = sanity.passes(found, gate.limits)
+      return jax.lax.cond(passes, of_model, skip(of_model), params), found
 
-    def one(candidate: tuple[Array, Array]) -> ItemScores:
+    def one(candidate: tuple[Array, Array]):
       c_one, is_active = candidate
-      return jax.lax.cond(is_active, evaluate, skip, c_one)
+      return jax.lax.cond(is_active, evaluate, skip(evaluate), c_one)
 
     return jax.lax.map(one, (c, active), batch_size=batch_size)
 
-  return jax.jit(run, static_argnums=5)
+  return jax.jit(run, static_argnums=6)
 
 
-def _nothing(shape: jax.ShapeDtypeStruct) -> Array:
-  none = jnp.nan if jnp.issubdtype(shape.dtype, jnp.floating) else -1
-  return jnp.full(shape.shape, none, shape.dtype)
+def skip(function: Callable[..., Any]) -> Callable[..., Any]:
+  """A function of the same arguments whose results are all NaN (ints: -1)."""
+
+  def nothing(shape: jax.ShapeDtypeStruct) -> Array:
+    none = jnp.nan if jnp.issubdtype(shape.dtype, jnp.floating) else -1
+    return jnp.full(shape.shape, none, shape.dtype)
+
+  return lambda *given: jax.tree.map(nothing, jax.eval_shape(function, *given))
 
 
-def failures(scores: ItemScores) -> Sequence[str | None]:
-  """Why each candidate's scores [P, n] cannot be used; None where they can."""
-  finite = jax.device_get(jnp.isfinite(scores.log_likelihood).all(-1))
-  return [None if ok else 'log-likelihood is not finite' for ok in finite]
+def cast(params: Params, dtype: str) -> Params:
+  """Parameters in the type in which the model shall compute."""
+  return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+
+
+def finish(items: ItemSet, scores: ItemScores) -> Scores:
+  """Item scores [n] of one model as they are kept, or why there are none.
+
+  Args:
+    items: what was scored.
+    scores: leaves [n], on the host.
+  """
+  if not np.isfinite(scores.log_likelihood).all():
+    return Scores(None, None, 'log-likelihood is not finite')
+  metric, flags = kinds.finish(items, scores)
+  return Scores(
+    metric,
+    np.asarray(scores.log_likelihood),
+    flags=flags if any(flags) else None,
+  )

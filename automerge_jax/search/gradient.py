@@ -7,7 +7,7 @@ steps seed the evolutionary search.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,12 @@ import optax
 
 from automerge_jax.merging import resident
 from automerge_jax.search import evaluate
-from automerge_jax.tasks import classification
+from automerge_jax.tasks import kinds
 from automerge_jax.tasks.itemset import ItemSet
 from automerge_jax.types import (
   Array,
   ExpertStack,
   Family,
-  Items,
   ItemScores,
   MergeMethod,
   SearchSpace,
@@ -33,45 +32,29 @@ class Batches(NamedTuple):
   """Search items in equal minibatches.
 
   Attributes:
-    buckets: `Items` by length, leaves [minibatches, B, ...].
-    weights: weight of each item in the objective, [minibatches, B], 0 for
-      padding; they sum to 1 in expectation over minibatches.
+    data: see `kinds.minibatches`, leaves [minibatches, ...].
+    weights: weight of each item in the objective, [n + 1], 0 for padding; over
+      the items of a minibatch they sum to 1 in expectation.
     size: items in a minibatch, padding left out, on average.
   """
 
-  buckets: tuple[Items, ...]
-  weights: tuple[Array, ...]
+  data: tuple[Any, ...]
+  weights: Array
   size: float
 
 
 def batches(items: ItemSet, count: int) -> Batches:
-  """Deals the items of each length to `count` minibatches in turn.
+  """Deals the items to `count` minibatches in turn.
 
   Items come task by task, each in random order, so every minibatch holds about
   the same share of every task; all have the same shapes.
   """
-  flat = classification.bucket(
-    items.tokens, items.task, items.label, tokens_per_chunk=2**30
-  )
   per_task = np.bincount(items.task, minlength=len(items.tasks))
   # Unweighted mean over tasks: an item counts by the size of its task.
   value = count / (len(items.tasks) * per_task)
-  weight = np.append(value[items.task], 0.0).astype(np.float32)
-  dealt = []
-  for bucket in flat:
-    slots = bucket.slot[0]
-    size = -(-len(slots) // count)
-    order = np.full(size * count, len(slots))
-    order[: len(slots)] = np.arange(len(slots))
-    order = order.reshape(size, count).T  # [minibatches, B]
-    padded = jax.tree.map(
-      lambda leaf: np.concatenate([leaf[0], leaf[0][:1]]), bucket
-    )
-    padded.slot[-1] = len(items)
-    dealt.append(jax.tree.map(lambda leaf, at=order: leaf[at], padded))
   return Batches(
-    tuple(jax.tree.map(jnp.asarray, bucket) for bucket in dealt),
-    tuple(jnp.asarray(weight[bucket.slot]) for bucket in dealt),
+    kinds.minibatches(items, count),
+    jnp.asarray(np.append(value[items.task], 0.0), jnp.float32),
     len(items) / count,
   )
 
@@ -98,6 +81,7 @@ def ascent(
   objective: str,
   learning_rate: float,
   steps: int,
+  dtype: str = 'float32',
 ) -> Ascent:
   """Adam with a cosine schedule on x in [0, 1]^D, projected on the box.
 
@@ -109,27 +93,27 @@ def ascent(
       probability of the right answer.
     learning_rate: of Adam, as a share of each range.
     steps: length of the schedule.
+    dtype: in which merged models compute.
   """
   optimizer = optax.adam(
     optax.cosine_decay_schedule(learning_rate, steps), b2=0.99
   )
 
-  def value(x, stack: ExpertStack, heads, buckets, weights) -> Array:
-    params = resident.merge(method, space.decode(space.quantise(x)), stack)
+  def value(x, stack: ExpertStack, heads, data, weights) -> Array:
+    plan = space.decode(space.quantise(x))
+    params = evaluate.cast(resident.merge(method, plan, stack), dtype)
     total = jnp.zeros(())
-    for items, weight in zip(buckets, weights, strict=True):
-      scores = evaluate.score_chunk(family, params, heads, items)
-      total += jnp.sum(weight * soft(scores, objective))
+    for part in data:
+      scores, slots = kinds.scores(family, params, heads, part)
+      total += jnp.sum(weights[slots] * soft(scores, objective))
     return total
 
-  def step(i, state, stack, heads, data: Batches):
+  def step(i, state, stack, heads, batches: Batches):
     x, opt_state = state
-    index = i % data.weights[0].shape[0]
-    buckets, weights = jax.tree.map(
-      lambda leaf: leaf[index], (data.buckets, data.weights)
-    )
+    index = i % jax.tree.leaves(batches.data)[0].shape[0]
+    data = jax.tree.map(lambda leaf: leaf[index], batches.data)
     result, gradient = jax.value_and_grad(value)(
-      x, stack, heads, buckets, weights
+      x, stack, heads, data, batches.weights
     )
     updates, opt_state = optimizer.update(-gradient, opt_state)
     x = jnp.clip(optax.apply_updates(x, updates), 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""What a search job loads once: models, heads, tasks, search items."""
+"""What a search job loads once: models, heads, tasks."""
 
 import dataclasses
 import hashlib
@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from automerge_jax.io import safetensors, tokenizers
+from automerge_jax.io import checkpoints
 from automerge_jax.merging import registry, resolve
 from automerge_jax.merging.layers import layer_of
 from automerge_jax.models import base as models
 from automerge_jax.models import registry as families
 from automerge_jax.recipe import Recipe
 from automerge_jax.search.settings import Settings
-from automerge_jax.tasks import classification, experts, itemset
-from automerge_jax.tasks.splits import Item
+from automerge_jax.tasks import classification, definitions, experts, itemset
+from automerge_jax.tasks.partition import Item
 from automerge_jax.types import Family, MergeMethod
 
 BASE = 'base'
@@ -32,10 +32,13 @@ class Job:
   Attributes:
     family: of base and experts.
     method: the merge method that is searched.
-    folders: of each model, by the name that recipes use; `base` is the base.
+    folders: checkpoint of each model, by the name that recipes use; `base` is
+      the base.
     fingerprints: SHA-256 of each model's weights.
-    heads: stacked task heads, on the device.
-    tasks: in the order of `Settings.tasks`.
+    heads: stacked task heads, on the device; a task without one has zeros.
+    tasks: what each task is, in the order of `references`.
+    references: tasks as the settings name them, by task name.
+    definitions: likewise, with where their items come from.
     setting: hash of all that item scores depend on besides recipe and items.
   """
 
@@ -44,17 +47,33 @@ class Job:
   folders: Mapping[str, pathlib.Path]
   fingerprints: Mapping[str, str]
   heads: Mapping[str, Any]
-  tasks: tuple[classification.Task, ...]
+  tasks: tuple[Any, ...]
+  references: Mapping[str, str]
+  definitions: Mapping[str, definitions.Definition]
   setting: str
 
+  @property
+  def experts(self) -> list[str]:
+    """Names of the experts, in the order of the stack."""
+    return [name for name in self.folders if name != BASE]
+
+  @property
+  def metrics(self) -> dict[str, str]:
+    """Metric of each task, by its name."""
+    return {task.name: task.metric for task in self.tasks}
+
   def items(self, chosen: Mapping[str, Sequence[Item]]) -> itemset.ItemSet:
-    """Tokenised items of every task."""
-    tokenizer = tokenizers.load(self.folders[BASE])
-    return itemset.build(self.tasks, chosen, tokenizer)
+    """Encoded items of every task."""
+    folder = self.folders[BASE]
+    told = {
+      name: definitions.render(self.definitions[name], items, folder)
+      for name, items in chosen.items()
+    }
+    return itemset.build(self.tasks, told, self.family, folder)
 
   def tensors(self, model: str) -> dict[str, np.ndarray]:
     """Stored tensors of one model."""
-    return safetensors.read(self.folders[model])
+    return checkpoints.read(self.folders[model])
 
   def recipe_hash(self, recipe: Recipe) -> str:
     """Effective hash of a recipe."""
@@ -63,28 +82,53 @@ class Job:
 
 
 def load(settings: Settings) -> Job:
-  """Reads heads and checks the checkpoints.
+  """Reads tasks and heads, and checks the checkpoints.
 
   Raises:
-    ValueError: if base and key table, or an expert and the base, do not match.
+    ValueError: if base and key table, or an expert and the base, do not match,
+      or a task cannot be done with these models.
   """
-  folders = {BASE: settings.base}
-  folders |= {task: settings.experts / task for task in settings.tasks}
-  stored = list(safetensors.files(settings.base))
+  folders = {BASE: settings.base, **settings.experts}
+  with checkpoints.open_checkpoint(settings.base) as source:
+    stored = source.names()
   family = families.family_of(settings.base, stored)
   models.check_keys(family, stored)
-  heads = {task: experts.read_head(folders[task]) for task in settings.tasks}
   fingerprints = {
-    name: safetensors.fingerprint(folder) for name, folder in folders.items()
+    name: checkpoints.fingerprint(folder) for name, folder in folders.items()
   }
-  tasks = tuple(heads[task].task for task in settings.tasks)
-  stacked = classification.stack_heads(
-    [(heads[task].kernel, heads[task].bias) for task in settings.tasks]
-  )
+  found = experts.heads_of(settings.experts.values())
+  tasks, heads, references, defined = [], [], {}, {}
+  for reference in settings.tasks:
+    definition = definitions.read(
+      reference, force_test_split=settings.force_test_split
+    )
+    task = definition.task
+    if task.name in references:
+      raise ValueError(
+        f'{reference!r} and {references[task.name]!r} are both called '
+        f'{task.name!r}; name one of them otherwise'
+      )
+    references[task.name] = reference
+    defined[task.name] = definition
+    if task.kind in experts.WITH_HEAD:
+      if task.name not in found:
+        raise ValueError(
+          f'no expert has a head for the task {task.name!r}; there are heads '
+          f'for {sorted(found)}'
+        )
+      task = found[task.name].task
+      heads.append((found[task.name].kernel, found[task.name].bias))
+    else:
+      heads.append(None)
+    tasks.append(task)
+  stacked = classification.stack_heads(heads)
   digest = hashlib.sha256()
   for name in sorted(stacked):
     digest.update(np.ascontiguousarray(stacked[name]).tobytes())
-  depends = [fingerprints, digest.hexdigest(), [str(task) for task in tasks]]
+  told = [f'{task}{defined[task.name].fingerprint}' for task in tasks]
+  depends = [fingerprints, digest.hexdigest(), told]
+  if settings.dtype != 'float32':
+    depends.append(settings.dtype)
   setting = hashlib.sha256(json.dumps(depends, sort_keys=True).encode())
   return Job(
     family=family,
@@ -92,6 +136,8 @@ def load(settings: Settings) -> Job:
     folders=folders,
     fingerprints=fingerprints,
     heads=jax.tree.map(jnp.asarray, stacked),
-    tasks=tasks,
+    tasks=tuple(tasks),
+    references=references,
+    definitions=defined,
     setting=setting.hexdigest()[:12],
   )

@@ -15,6 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from automerge_jax.tasks.itemset import ItemSet
+from automerge_jax.types import TRUNCATED, UNPARSED
+
+__all__ = ['TRUNCATED', 'UNPARSED', 'Candidate', 'Ledger', 'Scores']
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -30,10 +33,6 @@ CREATE TABLE IF NOT EXISTS scores (
   score BLOB, log_likelihood BLOB, flags BLOB, failure TEXT,
   PRIMARY KEY (recipe, setting, task));
 """
-
-
-TRUNCATED = 1  # the item's text, or the answer to it, was cut off
-UNPARSED = 2  # no answer was found in what was generated
 
 
 class Candidate(NamedTuple):

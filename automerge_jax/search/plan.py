@@ -29,6 +29,7 @@ class Study:
     gradient_rate: learning rate, as a share of each range.
     minibatches: into which the search items are dealt for gradient steps.
     setting: hash of everything else that scores depend on.
+    dtype: in which merged models compute.
   """
 
   family: Family
@@ -46,6 +47,7 @@ class Study:
   gradient_rate: float
   minibatches: int
   setting: str
+  dtype: str = 'float32'
 
   @property
   def start_generations(self) -> int:

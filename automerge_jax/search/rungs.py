@@ -11,10 +11,10 @@ import numpy as np
 
 from automerge_jax.merging import resolve
 from automerge_jax.merging.layers import layer_of
-from automerge_jax.search import evaluate, fidelity
+from automerge_jax.search import evaluate, fidelity, sanity
 from automerge_jax.search.ledger import Candidate, Ledger, Scores
 from automerge_jax.search.plan import Scored, Study
-from automerge_jax.tasks import itemset
+from automerge_jax.tasks import itemset, kinds
 from automerge_jax.tasks.itemset import ItemSet
 from automerge_jax.types import ExpertStack
 
@@ -34,17 +34,19 @@ class RungScorer:
     seed: int,
     stack: ExpertStack,
     heads: evaluate.Heads,
+    gate: sanity.Gate,
     items: ItemSet,
     ledger: Ledger,
   ):
     self.study, self.stack, self.heads = study, stack, heads
+    self.gate = gate
     self.ledger, self.tasks = ledger, items.tasks
     added = fidelity.increments(items, study.rungs, seed)
     self.subsets = [itemset.subset(items, positions) for positions in added]
     self.settings = [
       f'search/{rung}/{study.setting}' for rung in range(len(study.rungs))
     ]
-    self.buckets = [evaluate.buckets(subset) for subset in self.subsets]
+    self.data = [kinds.arrays(subset) for subset in self.subsets]
     for setting, subset in zip(self.settings, self.subsets, strict=True):
       ledger.record_items(setting, subset)
     self.scorer = evaluate.population_scorer(
@@ -53,6 +55,7 @@ class RungScorer:
       study.space.decode,
       rungs=len(study.rungs),
       batch_size=study.batch_size,
+      dtype=study.dtype,
     )
     self.layers = {k.stored: layer_of(k.stored) for k in study.family.keys}
     self.called: set[int] = set()  # rungs whose scorer is compiled
@@ -172,24 +175,27 @@ class RungScorer:
     kind = 'evaluation' if rung in self.called else 'compilation'
     self.called.add(rung)
     with self.timed(kind):
-      scores = jax.block_until_ready(
+      scores, vitals = jax.block_until_ready(
         self.scorer(
           jnp.asarray(c),
           jnp.arange(size) < len(candidates),
           self.stack,
           self.heads,
-          self.buckets[rung],
+          self.gate,
+          self.data[rung],
           len(subset),
         )
       )
-    host = jax.device_get(scores)
-    reasons = evaluate.failures(scores)
-    return {
-      one.recipe: Scores(None, None, reasons[i])
-      if reasons[i]
-      else Scores(host.score[i], host.log_likelihood[i])
-      for i, one in enumerate(candidates)
-    }
+    host, measured, most = jax.device_get((scores, vitals, self.gate.limits))
+
+    def result(i: int) -> Scores:
+      of_one, found = jax.tree.map(lambda leaf: leaf[i], (host, measured))
+      reason = sanity.reason(found, most)
+      if reason is not None:
+        return Scores(None, None, reason)
+      return evaluate.finish(subset, of_one)
+
+    return {one.recipe: result(i) for i, one in enumerate(candidates)}
 
 
 def order(scored: Sequence[Scored]) -> np.ndarray:

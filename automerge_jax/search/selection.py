@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from automerge_jax.io import safetensors
+from automerge_jax.io import checkpoints
 from automerge_jax.merging import resolve, streaming
 from automerge_jax.merging.layers import layer_of
 from automerge_jax.models import base as models
 from automerge_jax.recipe import Recipe
 from automerge_jax.search import evaluate, fidelity
 from automerge_jax.search.ledger import Ledger, Scores
+from automerge_jax.tasks import kinds
 from automerge_jax.tasks.itemset import ItemSet
 from automerge_jax.types import Family
 
@@ -53,6 +54,7 @@ def judge(
   ledger: Ledger,
   folders: Mapping[str, pathlib.Path],
   known: Sequence[Ledger] = (),
+  dtype: str = 'float32',
 ) -> Judge:
   """A judge over an item set.
 
@@ -65,9 +67,10 @@ def judge(
     folders: of the models that recipes name.
     known: ledgers of other runs; scores of the same key, setting and items are
       copied from them.
+    dtype: in which models compute.
   """
-  run = evaluate.scorer(family)
-  data = evaluate.buckets(items)
+  run = evaluate.scorer(family, dtype)
+  data = kinds.arrays(items)
   layers = {k.stored: layer_of(k.stored) for k in family.keys}
   ledger.record_items(setting, items)
 
@@ -83,14 +86,8 @@ def judge(
           return found
     packed = models.pack(family.keys, load())
     params = jax.tree.map(jnp.asarray, packed)
-    scores = run(params, heads, data, len(items))
-    (reason,) = evaluate.failures(jax.tree.map(lambda leaf: leaf[None], scores))
-    host = jax.device_get(scores)
-    result = (
-      Scores(None, None, reason)
-      if reason
-      else Scores(host.score, host.log_likelihood)
-    )
+    scores = jax.device_get(run(params, heads, data, len(items)))
+    result = evaluate.finish(items, scores)
     ledger.record(setting, items.tasks, items.task, {key: result})
     return result
 
@@ -111,7 +108,7 @@ def model_scores(
   """Scores of unmerged models, by name."""
   return {
     name: judge_.score_tensors(
-      name, lambda n=name: safetensors.read(folders[n])
+      name, lambda n=name: checkpoints.read(folders[n])
     )
     for name in names
   }

@@ -10,9 +10,11 @@ class Settings:
   """A whole search job; configs/ holds documented values.
 
   Attributes:
-    tasks: task names; the expert of each is the folder `experts/TASK`.
-    base: Hugging Face folder of the base.
-    experts: folder that holds the experts.
+    tasks: what is to be done well, as `definitions.read` takes it.
+    base: checkpoint of the base, a folder with config and tokenizer.
+    experts: checkpoint of each expert by the name that recipes use. An expert
+      named like a task is that task's own; the other tasks' own experts are
+      those that do best on their select items.
     seed: of everything random.
     method: merge method, by registry name.
     semantics: whose definition of it, 'mergekit-0.1.5' or 'paper'.
@@ -37,11 +39,13 @@ class Settings:
     weights: grid of tuned task arithmetic, and of the start points.
     ties_scales: grid of `lambda` of tuned TIES; empty leaves TIES out.
     ties_densities: grid of its density.
+    dtype: in which models compute: 'float32', 'bfloat16' or 'float16'.
+    force_test_split: whether test items may be searched on after all.
   """
 
   tasks: tuple[str, ...]
   base: pathlib.Path
-  experts: pathlib.Path
+  experts: Mapping[str, pathlib.Path]
   seed: int
   method: str
   semantics: str
@@ -66,6 +70,8 @@ class Settings:
   weights: tuple[float, ...]
   ties_scales: tuple[float, ...]
   ties_densities: tuple[float, ...]
+  dtype: str = 'float32'
+  force_test_split: bool = False
 
   def __post_init__(self) -> None:
     choices = {
@@ -73,6 +79,7 @@ class Settings:
       'space': ('layerwise', 'modelwise'),
       'objective': ('accuracy', 'log_likelihood'),
       'optimizer': ('cma_es', 'random'),
+      'dtype': ('float32', 'bfloat16', 'float16'),
     }
     for name, valid in choices.items():
       if getattr(self, name) not in valid:
@@ -84,5 +91,8 @@ class Settings:
         f'{len(self.rungs)} rungs {self.rungs} need {len(self.rungs) - 1} '
         f'numbers of promoted candidates, got promote={self.promote}'
       )
-    if len(self.tasks) < 2:
-      raise ValueError(f'merging needs at least two tasks, got {self.tasks}')
+    if not self.tasks or not self.experts:
+      raise ValueError(
+        f'a search needs tasks and experts, got {len(self.tasks)} tasks and '
+        f'{len(self.experts)} experts'
+      )

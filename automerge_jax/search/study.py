@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from automerge_jax.search import evaluate, gradient
+from automerge_jax.search import evaluate, gradient, sanity
 from automerge_jax.search.ledger import Candidate, Ledger, Scores
 from automerge_jax.search.plan import Scored, Study
 from automerge_jax.search.rungs import RungScorer, order
@@ -49,6 +49,7 @@ def run(
   seed: int,
   stack: ExpertStack,
   heads: evaluate.Heads,
+  gate: sanity.Gate,
   items: ItemSet,
   ledger: Ledger,
   *,
@@ -63,6 +64,7 @@ def run(
     seed: of the items' order and of all proposals.
     stack: base and experts on the device.
     heads: stacked task heads.
+    gate: what a candidate must pass before it is scored.
     items: the search items.
     ledger: open; read first, then appended to.
     check_start: called with the start points and their scores on the first
@@ -71,7 +73,7 @@ def run(
     progress: called after each generation with its candidates.
   """
   begin = time.perf_counter()
-  scorer = RungScorer(study, seed, stack, heads, items, ledger)
+  scorer = RungScorer(study, seed, stack, heads, gate, items, ledger)
   init_key, loop_key = jax.random.split(jax.random.key(seed))
   everything: list[Scored] = []
 
@@ -149,6 +151,7 @@ def _climb(
     study.objective,
     study.gradient_rate,
     steps,
+    study.dtype,
   )
   state = ascent.init(space.encode(jnp.asarray(start)))
   path = []

@@ -5,6 +5,7 @@ docs/tasks.md), or `lm_eval:TASK[:SHOTS]`.
 """
 
 import functools
+import importlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -83,6 +84,10 @@ def _read(
       pathlib.Path(reference), force_test_split=force_test_split
     )
   source = sources.read(reference)
+  for name in sources.MORE:
+    module = importlib.import_module(f'automerge_jax.tasks.{name}')
+    if reference in module.SOURCES:
+      return Definition(module.make_task(reference), source)
   task = classification.Task(reference, source.classes, max_tokens)
   return Definition(task, source)
 

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors.numpy
 
-from automerge_jax.io import assets
+from automerge_jax.io import assets, checkpoints
 from automerge_jax.io import safetensors as weights
 from automerge_jax.models import base
+from automerge_jax.tasks import images
 from automerge_jax.tasks.classification import Task
 from automerge_jax.types import Family, Params
 
@@ -25,6 +26,7 @@ BASE = 'base'
 HEAD = 'head.safetensors'
 TASK = 'head.json'
 REPORT = 'train.json'
+WITH_HEAD = ('classification', 'images')  # kinds of tasks
 HEADS = 'heads'  # of a merge: one folder a task, with HEAD and TASK
 
 
@@ -37,7 +39,7 @@ class Head(NamedTuple):
     bias: float32 [C].
   """
 
-  task: Task
+  task: Task | images.Task
   kernel: np.ndarray
   bias: np.ndarray
 
@@ -76,11 +78,18 @@ def keep_base(
 ) -> pathlib.Path:
   """Puts the base beside its experts, as `base`, so that recipes can name it.
 
-  Weights are hard links where the file system allows, else copies.
+  Weights are hard links where the file system allows, else copies; an ONNX file
+  becomes a Hugging Face folder.
   """
   base_folder, folder = pathlib.Path(base_folder), pathlib.Path(experts) / BASE
   partial = folder.with_name(BASE + '.partial')
   if folder.is_dir():
+    return folder
+  kind, found = checkpoints.find(base_folder)
+  if kind == 'onnx':
+    from automerge_jax.io import onnx
+
+    onnx.to_hugging_face(found, folder)
     return folder
   shutil.rmtree(partial, ignore_errors=True)
   partial.mkdir(parents=True)
@@ -111,9 +120,11 @@ def write_head(folder: str | pathlib.Path, head: Head) -> None:
   task = {
     'task': head.task.name,
     'classes': list(head.task.classes),
-    'max_tokens': head.task.max_tokens,
+    size(head.task): getattr(head.task, size(head.task)),
     'metric': head.task.metric,
   }
+  if head.task.kind != Task.kind:
+    task['kind'] = head.task.kind
   write_json(folder / TASK, task)
 
 
@@ -130,8 +141,9 @@ def read_head(folder: str | pathlib.Path) -> Head:
       raise FileNotFoundError(f'{folder} has no {name}; expected an expert')
   told = json.loads((folder / TASK).read_text())
   arrays = safetensors.numpy.load_file(folder / HEAD)
-  task = Task(
-    told['task'], tuple(told['classes']), told['max_tokens'], told['metric']
+  kind = images.Task if told.get('kind') == images.Task.kind else Task
+  task = kind(
+    told['task'], tuple(told['classes']), told[size(kind)], told['metric']
   )
   if arrays['bias'].shape != (len(task.classes),):
     raise ValueError(
@@ -139,6 +151,31 @@ def read_head(folder: str | pathlib.Path) -> Head:
       f'{TASK} names {len(task.classes)}'
     )
   return Head(task, arrays['kernel'], arrays['bias'])
+
+
+def size(task: Any) -> str:
+  """The attribute of a task that tells how large its items are."""
+  return 'image_size' if task.kind == images.Task.kind else 'max_tokens'
+
+
+def heads_of(folders: Iterable[str | pathlib.Path]) -> dict[str, Head]:
+  """Heads that experts bring along, by task.
+
+  Raises:
+    ValueError: if two experts bring different heads for one task.
+  """
+  found: dict[str, Head] = {}
+  for folder in map(pathlib.Path, folders):
+    if not (folder / TASK).is_file():
+      continue
+    head = read_head(folder)
+    same = found.setdefault(head.task.name, head)
+    if not np.array_equal(head.kernel, same.kernel):
+      raise ValueError(
+        f'{folder} has another head for the task {head.task.name!r} than an '
+        'expert before it; keep one of them'
+      )
+  return found
 
 
 def head_files(

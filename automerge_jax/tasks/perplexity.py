@@ -32,7 +32,7 @@ class Task:
   """
 
   kind: ClassVar[str] = 'perplexity'
-  metric: ClassVar[str] = 'log_likelihood'
+  metric: ClassVar[str] = 'inverse_perplexity'
 
   name: str
   max_tokens: int

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from automerge_jax.search import gate
+from automerge_jax.search import start
 from automerge_jax.search.ledger import Candidate, Scores
 
 CORRECT = np.asarray([1, 0, 1, 1], np.float32)
@@ -12,7 +12,7 @@ EXPERTS = {'a': Scores(CORRECT, NATS)}
 
 
 def _check(scores, origin='expert:a'):
-  gate.check([Candidate(origin, 'r', np.zeros(1))], [scores], EXPERTS)
+  start.check([Candidate(origin, 'r', np.zeros(1))], [scores], EXPERTS)
 
 
 def test_the_expert_itself_and_rounding_pass():
@@ -27,7 +27,7 @@ def test_a_flip_at_a_tie_passes():
   flipped[2] = 0
   wants = {'a': Scores(CORRECT, tied)}
   candidate = Candidate('expert:a', 'r', np.zeros(1))
-  gate.check([candidate], [Scores(flipped, tied)], wants)
+  start.check([candidate], [Scores(flipped, tied)], wants)
 
 
 def test_another_likelihood_is_told_with_its_size():
