@@ -35,9 +35,11 @@ _REQUIRES = [
 _EXTRAS = {
   'arithmetic': ['reasoning-gym==0.1.25'],  # draws chain_sum.tsv again
   'cuda': ['jax[cuda]>=0.10.2'],
+  'lm_eval': ['lm_eval>=0.4.13'],
   'tpu': ['jax[tpu]>=0.10.2'],
   'test': [
     'hypothesis>=6.170.15',
+    'lm_eval>=0.4.13',
     'pyrefly>=1.4.1',
     'pytest>=9.2.0',
     'pytest-xdist>=3.8.0',
