@@ -15,7 +15,7 @@ SEPARATOR = '\n\n'
 _COMMON = ('name', 'kind', 'data', 'split', 'duplicates', 'force_test_split')
 _ASKED = ('prompt', 'max_tokens', 'metric')
 _SHOWN = ('few_shot', 'chat_template', 'system_prompt', 'delimiter')
-_KEYS: Mapping[str, tuple[str, ...]] = {
+KEYS: Mapping[str, tuple[str, ...]] = {
   'choice': (*_COMMON, *_ASKED, *_SHOWN, 'choices', 'label'),
   'generation': (
     *(*_COMMON, *_ASKED, *_SHOWN),
@@ -32,7 +32,7 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     'force_test_split',
   ),
 }
-_NEEDED: Mapping[str, tuple[str, ...]] = {
+NEEDED: Mapping[str, tuple[str, ...]] = {
   'choice': ('data', 'prompt', 'choices', 'label'),
   'generation': ('data', 'prompt', 'answer'),
   'perplexity': ('data', 'text'),
@@ -54,18 +54,18 @@ def keys(top: Node) -> tuple[str, dict[str, Node]]:
   Raises:
     ValueError: for a key that is unknown, missing or of another kind.
   """
-  every = sorted({key for keys in _KEYS.values() for key in keys})
+  every = sorted({key for keys in KEYS.values() for key in keys})
   fields = top.fields(every)
   if 'kind' not in fields:
-    top.fail(f'`kind` is missing; expected one of {sorted(_KEYS)}')
-  kind = fields['kind'].one_of(tuple(_KEYS))
+    top.fail(f'`kind` is missing; expected one of {sorted(KEYS)}')
+  kind = fields['kind'].one_of(tuple(KEYS))
   for key, node in fields.items():
-    if key not in _KEYS[kind]:
+    if key not in KEYS[kind]:
       node.fail(
         f'a task of the kind {kind!r} has no such key'
-        + trees.nearest(key, _KEYS[kind])
+        + trees.nearest(key, KEYS[kind])
       )
-  missing = [key for key in _NEEDED[kind] if key not in fields]
+  missing = [key for key in NEEDED[kind] if key not in fields]
   if missing:
     top.fail(f'`{missing[0]}` is missing, which the kind {kind!r} needs')
   return kind, fields
