@@ -235,6 +235,17 @@ def test_what_a_config_leaves_out_has_hugging_faces_defaults():
   assert used.windows == (None,) * 28 + (7, 7)
 
 
+def test_entries_foreign_to_a_model_type_are_ignored_as_it_does():
+  foreign = {'query_pre_attn_scalar': 7, 'attn_logit_softcapping': 2.0}
+  foreign |= {'mlp_bias': True, 'final_logit_softcapping': 3.0}
+  mistral = {'model_type': 'mistral'}
+  assert _filled(mistral | foreign | {'attention_bias': True}) == (
+    _filled(mistral)
+  )
+  qwen2 = _filled({'model_type': 'qwen2', 'attention_bias': True})
+  assert (qwen2.qkv_bias, qwen2.output_bias) == (True, False)
+
+
 @pytest.mark.parametrize(
   ('old', 'new'),
   [

@@ -117,7 +117,7 @@ def family(config: Config) -> Family:
 
   def embed(params: Params, inputs: Mapping[str, Array]):
     table = params['stem']['word']['embedding']
-    x = jnp.take(table, inputs['ids'], axis=0, mode='clip')
+    x = jnp.take(table, inputs['ids'], axis=0)
     if c.embedding_scale:
       x = x * jnp.asarray(math.sqrt(c.hidden_size), x.dtype)
     own = attention.places(inputs)

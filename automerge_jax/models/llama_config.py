@@ -79,7 +79,7 @@ def config_from_hf(hf: Mapping[str, Any], stored: Sequence[str]) -> Config:
       f'config has num_attention_heads={heads}, which is no multiple of '
       f'num_key_value_heads={kv_heads}'
     )
-  activation = getattr(full, 'hidden_activation', None) or full.hidden_act
+  activation = _own(full, 'hidden_activation', None) or full.hidden_act
   _only('hidden_act', activation, ACTIVATIONS)
   _only(
     'use_bidirectional_attention',
@@ -89,8 +89,8 @@ def config_from_hf(hf: Mapping[str, Any], stored: Sequence[str]) -> Config:
   if name == 'gemma3_text':  # transformers reads it and leaves it out
     _only('attn_logit_softcapping', full.attn_logit_softcapping, (None,))
   tables, index = _rope(full)
-  biased = getattr(full, 'attention_bias', False)
-  scalar = getattr(full, 'query_pre_attn_scalar', size)
+  biased = _own(full, 'attention_bias', False)
+  scalar = _own(full, 'query_pre_attn_scalar', size)
   head = 'tied' if full.tie_word_embeddings else None
   return Config(
     name=name,
@@ -109,10 +109,10 @@ def config_from_hf(hf: Mapping[str, Any], stored: Sequence[str]) -> Config:
     qk_norm=name in ('qwen3', 'gemma3_text'),
     qkv_bias=biased or name == 'qwen2',
     output_bias=biased,
-    mlp_bias=getattr(full, 'mlp_bias', False),
+    mlp_bias=_own(full, 'mlp_bias', False),
     attention_scale=scalar**-0.5,
-    attention_cap=getattr(full, 'attn_logit_softcapping', None),
-    logit_cap=getattr(full, 'final_logit_softcapping', None),
+    attention_cap=_own(full, 'attn_logit_softcapping', None),
+    logit_cap=_own(full, 'final_logit_softcapping', None),
     windows=_windows(full),
     rope=tables,
     rope_index=index,
@@ -139,6 +139,12 @@ def _filled(hf: Mapping[str, Any]) -> Any:
   except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
     reason = error.__cause__ or error
     raise ValueError(f'config of {kind!r} is not valid: {reason}') from error
+
+
+def _own(full: Any, name: str, default: Any) -> Any:
+  """An entry, unless it is foreign to the model type, which then ignores it."""
+  own = {field.name for field in dataclasses.fields(full)}
+  return getattr(full, name) if name in own else default
 
 
 def _only(name: str, value: Any, known: Sequence[Any]) -> None:
