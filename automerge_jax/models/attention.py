@@ -159,12 +159,9 @@ def empty(
 ) -> dict[str, Any]:
   """Memory of `length` free slots a row: see `Family.cache`."""
   shape = (layers, batch, heads, length, size)
-  memory = {name: jnp.zeros((batch, length), jnp.int32) for name in METADATA}
-  memory['layers'] = {
-    'key': jnp.zeros(shape, dtype),
-    'value': jnp.zeros(shape, dtype),
-  }
-  return memory
+  metadata = {name: jnp.zeros((batch, length), jnp.int32) for name in METADATA}
+  layer = {'key': jnp.zeros(shape, dtype), 'value': jnp.zeros(shape, dtype)}
+  return metadata | {'layers': layer}
 
 
 def occupy(memory: Mapping[str, Any], slot: Array, new: Places) -> dict:

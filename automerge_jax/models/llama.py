@@ -7,6 +7,7 @@ and a gated MLP; Gemma 2 and 3 also norm what a block adds.
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -48,7 +49,7 @@ class Attention(nn.Module):
   config: Config
 
   @nn.compact
-  def __call__(self, x, rotation, seen, memory=None, slot=None):
+  def __call__(self, x, rotation, seen, memory: Any = None, slot: Any = None):
     c = self.config
 
     def project(name, heads, bias):
@@ -94,7 +95,7 @@ class Block(nn.Module):
   config: Config
 
   @nn.compact
-  def __call__(self, x, rotation, seen, memory=None, slot=None):
+  def __call__(self, x, rotation, seen, memory: Any = None, slot: Any = None):
     c = self.config
 
     def norm(name, y):
@@ -115,13 +116,13 @@ def family(config: Config) -> Family:
   final = Norm(c.norm_eps, c.norm_offset)
   tables = [rope.table(dict(p), c.head_size) for p in c.rope]
 
-  def embed(params: Params, inputs: Mapping[str, Array]):
+  def embed(params: Params, inputs: Mapping[str, Any]):
     table = params['stem']['word']['embedding']
     x = jnp.take(table, inputs['ids'], axis=0)
     if c.embedding_scale:
       x = x * jnp.asarray(math.sqrt(c.hidden_size), x.dtype)
     own = attention.places(inputs)
-    carry = {'x': x}
+    carry: dict[str, Any] = {'x': x}
     if 'memory' in inputs:
       carry['slot'] = inputs['slot']
       carry['memory'] = attention.occupy(inputs['memory'], inputs['slot'], own)

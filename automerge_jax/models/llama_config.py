@@ -127,7 +127,7 @@ def _filled(hf: Mapping[str, Any]) -> Any:
   from huggingface_hub.errors import StrictDataclassError
   from transformers import AutoConfig  # takes a second
 
-  kind = hf.get('model_type')
+  kind = str(hf.get('model_type'))
   _only('model_type', kind, KINDS)
   _only('quantization_config', hf.get('quantization_config'), (None,))
   if kind in _UNIFORM:
