@@ -98,6 +98,24 @@ def test_perplexity_of_test_documents_must_be_forced(folder):
   assert item.choices == (f'{row["question"]} {row["answer"]}',)
 
 
+def test_likelihood_of_a_target(folder, tmp_path):
+  text = (folder / 'tiny_choice.yaml').read_text()
+  head, metrics = text.split('doc_to_choice')
+  head = head.replace('multiple_choice', 'loglikelihood')
+  del metrics
+  (tmp_path / 'c.yaml').write_text(
+    head.replace('tiny_choice', 'last_word')
+    + 'doc_to_target: " {{answer}}"\nmetric_list:\n  - metric: perplexity\n'
+    '  - {metric: acc, aggregation: mean, higher_is_better: true}\n'
+  )
+  made = harness.read(harness_docs.Wanted(str(tmp_path / 'c.yaml')))
+  assert made.task == perplexity.Task('last_word', 1024, 'token')
+  row = tiny_harness.rows('test', 1)[0]
+  first = made.source.test[0]
+  assert first.text == f'Q: {row["question"]}\nA:'
+  assert first.choices == (f' {row["answer"]}',)
+
+
 def test_validation_documents_alone_are_cut(folder, tmp_path):
   text = (folder / 'tiny_choice.yaml').read_text()
   text = text.replace('task: tiny_choice', 'task: only')
@@ -199,6 +217,11 @@ def test_what_is_refused(folder, options, message):
       'has the answer 9; expected one of its 3',
     ),
     (('train.jsonl', 'nowhere.jsonl'), 'cannot load the task'),
+    (
+      ('doc_to_text: "Q: {{question}}\\nA:"', 'doc_to_text: "{{gold}}"'),
+      'prompts that differ between the choices',
+    ),
+    (('multiple_choice', 'loglikelihood'), r"metrics \['acc', 'acc_norm'\]"),
   ],
 )
 def test_tasks_that_have_no_equal_here(folder, tmp_path, change, message):

@@ -66,6 +66,25 @@ def test_own_test_file_is_the_heldout_split():
   assert sum(len(items) for items in parts.values()) == 430
 
 
+def test_what_is_stated_holds_and_the_rest_is_cut():
+  source = _source(100)
+  train, more = source.train[:60], source.train[60:]
+  stated = {'validation': more[:30], 'select': more[30:]}
+  parts = partition.partition(
+    'tiny',
+    Source(('a', 'b'), train, stated=stated),
+    shares={'train': 1.0, 'search': 2.0, 'select': 5.0, 'heldout': 1.0},
+  )
+  sizes = {split: len(items) for split, items in parts.items()}
+  assert sizes == {'train': 60, 'search': 20, 'select': 10, 'heldout': 10}
+  assert {i.text for i in parts['train']} == {e.text for e in train}
+  assert {i.text for i in parts['select']} == {e.text for e in more[30:]}
+  # A double counts for the more secret split.
+  doubled = Source(('a', 'b'), train + more[30:], stated=stated)
+  parts = partition.partition('tiny', doubled)
+  assert len(parts['train']) == 60 and len(parts['select']) == 10
+
+
 def test_duplicates_and_conflicts():
   source = Source(
     ('a', 'b'),
@@ -152,5 +171,6 @@ def test_search_code_cannot_reach_sealed_items():
         name
         for name in _imports(path)
         if name.startswith('automerge_jax.tasks.')
-        and name.split('.')[2] in ('sealed', 'partition', 'sources')
+        and name != 'automerge_jax.tasks.partition.Item'  # a type
+        and name.split('.')[2] in ('sealed', 'partition', 'sources', 'division')
       ], path
