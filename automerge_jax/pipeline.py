@@ -209,6 +209,7 @@ def _search(
       gate,
       items,
       ledger,
+      job.folders,
       check_start=check_start,
       checkpoint=lambda step, state: orbax.save_step(
         workdir / 'state', step, state

@@ -30,6 +30,8 @@ def layerwise(method: str = 'task_arithmetic') -> ml_collections.ConfigDict:
   config.weights = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
   config.ties_scales = (0.6, 0.8, 1.0, 1.2, 1.5)
   config.ties_densities = (0.2, 0.5, 1.0)
+  config.dtype = 'float32'  # or bfloat16, float16: in which models compute
+  config.force_test_split = False  # whether test items may be searched on
   return config
 
 

@@ -9,7 +9,7 @@ import pathlib
 import shlex
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from automerge_jax import pipeline
@@ -30,15 +30,22 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
   startup.prepare()
   config, workdir = CONFIG.value, pathlib.Path(WORKDIR.value)
-  experts.check_finished(
-    config.experts,
-    list(config.tasks),
-    'python -m experiments.finetune '
-    + shlex.join(a for a in sys.argv[1:] if a.startswith('--config='))
-    + f' --workdir={pathlib.Path(config.experts).parent}',
-  )
+  if not isinstance(config.tasks, str):
+    experts.check_finished(
+      config.experts,
+      list(config.tasks),
+      'python -m experiments.finetune '
+      + shlex.join(a for a in sys.argv[1:] if a.startswith('--config='))
+      + f' --workdir={pathlib.Path(config.experts).parent}',
+    )
   command = shlex.join(['python', '-m', 'experiments.search', *sys.argv[1:]])
-  result = pipeline.run(choices.settings(config), workdir, command)
+  try:
+    settings = choices.settings(config)
+    result = pipeline.run(settings, workdir, command)
+  except (KeyError, OSError, ValueError) as error:
+    logging.debug('search', exc_info=True)
+    message = error.args[0] if isinstance(error, KeyError) else error
+    sys.exit(f'search: {message}')
   print(result['verdict'])
   print(f'Report: {workdir / "report.html"}')
 

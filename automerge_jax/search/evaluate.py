@@ -36,7 +36,8 @@ def score(
 
   def gather(rows: list[tuple[Array, Array]], empty: float) -> Array:
     width = max((row.shape[1:] for row, _ in rows), default=())
-    result = jnp.full((num_items + 1, *width), empty, rows[0][0].dtype)
+    kind = rows[0][0].dtype if rows else jnp.float32
+    result = jnp.full((num_items + 1, *width), empty, kind)
     for row, slot in rows:
       at = (slot, *(slice(size) for size in row.shape[1:]))
       result = result.at[at].set(row)

@@ -17,12 +17,13 @@ from automerge_jax.merging.layers import layer_of
 from automerge_jax.models import base as models
 from automerge_jax.models import registry as families
 from automerge_jax.recipe import Recipe
+from automerge_jax.search.selection import BASE
 from automerge_jax.search.settings import Settings
 from automerge_jax.tasks import classification, definitions, experts, itemset
 from automerge_jax.tasks.partition import Item
 from automerge_jax.types import Family, MergeMethod
 
-BASE = 'base'
+__all__ = ['BASE', 'Job', 'load']
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,16 +2,17 @@
 
 import collections
 import contextlib
+import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from automerge_jax.merging import resolve
+from automerge_jax.merging import resolve, streaming
 from automerge_jax.merging.layers import layer_of
-from automerge_jax.search import evaluate, fidelity, sanity
+from automerge_jax.search import evaluate, fidelity, outside, sanity
 from automerge_jax.search.ledger import Candidate, Ledger, Scores
 from automerge_jax.search.plan import Scored, Study
 from automerge_jax.tasks import itemset, kinds
@@ -37,9 +38,10 @@ class RungScorer:
     gate: sanity.Gate,
     items: ItemSet,
     ledger: Ledger,
+    folders: Mapping[str, pathlib.Path],
   ):
     self.study, self.stack, self.heads = study, stack, heads
-    self.gate = gate
+    self.gate, self.folders = gate, folders
     self.ledger, self.tasks = ledger, items.tasks
     added = fidelity.increments(items, study.rungs, seed)
     self.subsets = [itemset.subset(items, positions) for positions in added]
@@ -193,7 +195,13 @@ class RungScorer:
       reason = sanity.reason(found, most)
       if reason is not None:
         return Scores(None, None, reason)
-      return evaluate.finish(subset, of_one)
+      recipe = self.study.space.describe(candidates[i].coefficients)
+      return outside.complete(
+        subset,
+        evaluate.finish(subset, of_one),
+        lambda: streaming.merge(recipe, self.folders),
+        self.folders['base'],
+      )
 
     return {one.recipe: result(i) for i, one in enumerate(candidates)}
 

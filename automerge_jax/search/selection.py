@@ -18,11 +18,13 @@ from automerge_jax.merging import resolve, streaming
 from automerge_jax.merging.layers import layer_of
 from automerge_jax.models import base as models
 from automerge_jax.recipe import Recipe
-from automerge_jax.search import evaluate, fidelity
+from automerge_jax.search import evaluate, fidelity, outside
 from automerge_jax.search.ledger import Ledger, Scores
 from automerge_jax.tasks import kinds
 from automerge_jax.tasks.itemset import ItemSet
 from automerge_jax.types import Family
+
+BASE = 'base'  # name of the base among the folders
 
 
 class Judge(NamedTuple):
@@ -84,10 +86,13 @@ def judge(
         if found is not None:
           ledger.record(setting, items.tasks, items.task, {key: found})
           return found
-    packed = models.pack(family.keys, load())
+    tensors = load()
+    packed = models.pack(family.keys, tensors)
     params = jax.tree.map(jnp.asarray, packed)
     scores = jax.device_get(run(params, heads, data, len(items)))
-    result = evaluate.finish(items, scores)
+    result = outside.complete(
+      items, evaluate.finish(items, scores), lambda: tensors, folders[BASE]
+    )
     ledger.record(setting, items.tasks, items.task, {key: result})
     return result
 

@@ -4,8 +4,9 @@ It sees search items only. A search that is started again reads what it decided
 from the ledger and goes on to the same end.
 """
 
+import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -52,6 +53,7 @@ def run(
   gate: sanity.Gate,
   items: ItemSet,
   ledger: Ledger,
+  folders: Mapping[str, pathlib.Path],
   *,
   check_start: Callable[[list[Candidate], list[Scores], ItemSet], None],
   checkpoint: Callable[[int, Any], None] = lambda generation, state: None,
@@ -67,13 +69,14 @@ def run(
     gate: what a candidate must pass before it is scored.
     items: the search items.
     ledger: open; read first, then appended to.
+    folders: of the models, for tasks that other programs score.
     check_start: called with the start points and their scores on the first
       rung; raises when they are not what they should be.
     checkpoint: called with the optimizer's state after each generation.
     progress: called after each generation with its candidates.
   """
   begin = time.perf_counter()
-  scorer = RungScorer(study, seed, stack, heads, gate, items, ledger)
+  scorer = RungScorer(study, seed, stack, heads, gate, items, ledger, folders)
   init_key, loop_key = jax.random.split(jax.random.key(seed))
   everything: list[Scored] = []
 

@@ -24,6 +24,7 @@ from automerge_jax.tasks import (
   perplexity,
 )
 from automerge_jax.tasks.packing import Request
+from automerge_jax.tasks.partition import Item
 from automerge_jax.types import Array, Family, Items, ItemScores
 
 if TYPE_CHECKING:
@@ -220,6 +221,16 @@ def _graded(items: 'ItemSet', slots: np.ndarray, answers: np.ndarray):
   return score, flags
 
 
+def _named(task, items: Sequence[Item], family, folder):
+  """An external scorer knows items by their names."""
+  del task, family, folder
+  return [item.text for item in items], np.zeros(len(items), np.uint8)
+
+
+def _nothing(*given):
+  raise AssertionError('external tasks have no arrays to score')
+
+
 _LIKELIHOOD = (
   likelihood.arrays,
   likelihood.minibatches,
@@ -246,4 +257,5 @@ KINDS: dict[str, Kind] = {
     generation.scores,
     _graded,
   ),
+  'external': Kind(_named, lambda *given: (), lambda *given: (), (), _nothing),
 }
