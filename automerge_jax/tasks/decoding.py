@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from automerge_jax.models import base
 from automerge_jax.types import Array, Family, Params
@@ -109,23 +110,45 @@ def generate(family: Family, params: Params, queue: Queue) -> Generated:
     queue: the prompts.
   """
   layers = base.unstack(family, params)
-  state = _start(family, params, queue)
   total = queue.length.shape[0]
 
-  def waiting(state: _State) -> Array:
-    return state.taken < queue.count
+  def free(state: _State) -> Array:
+    return jnp.any(state.item == total)
 
-  def body(state: _State) -> _State:
-    # Loops, not conditionals, which would copy the memory.
-    state = jax.lax.while_loop(
-      lambda s: waiting(s) & jnp.any(s.item == total),
-      lambda s: _take(family, params, queue, s),
+  def active(state: _State) -> Array:
+    return jnp.any(state.item < total)
+
+  def wants_chunk(state: _State) -> Array:
+    return (
+      free(state) & (state.taken == state.read) & (state.read < queue.count)
+    )
+
+  def fill(state: _State) -> _State:
+    return jax.lax.while_loop(
+      lambda s: free(s) & (s.taken < jnp.minimum(s.read, queue.count)),
+      lambda s: _take(queue, s),
       state,
     )
-    return _decode(family, params, layers, queue, state)
+
+  def step(state: _State) -> _State:
+    return fill(_decode(family, params, layers, queue, state))
+
+  # The store changes in the outer loop alone: a loop that may change it, or a
+  # conditional, would copy it at every step.
+  def body(state: _State) -> _State:
+    state = fill(_read_next(family, params, queue, state))
+    store, state = state.store, state._replace(store=None)
+    state = jax.lax.while_loop(
+      lambda s: active(s) & ~wants_chunk(s),
+      lambda s: step(s._replace(store=store))._replace(store=None),
+      state,
+    )
+    return state._replace(store=store)
 
   state = jax.lax.while_loop(
-    lambda s: waiting(s) | jnp.any(s.item < total), body, state
+    lambda s: active(s) | (s.read < queue.count),
+    body,
+    _start(family, params, queue),
   )
   return Generated(state.tokens[:total], state.log_likelihood, state.steps)
 
@@ -171,24 +194,37 @@ def _start(family: Family, params: Params, queue: Queue) -> _State:
   )
 
 
-def _take(family: Family, params: Params, queue: Queue, state: _State):
-  """Gives the next prompt to a free row, having read it."""
+def _read_next(family: Family, params: Params, queue: Queue, state: _State):
+  """Reads the next chunk, of the width of its group."""
+  width = queue.chunks[0]['ids'].shape[1]
+  counts = np.array([group['ids'].shape[0] for group in queue.chunks])
+  ends = np.cumsum(counts)
+  chunk = state.read // width
+
+  def read(group, begin):
+    def run(state):
+      inputs = {name: leaf[chunk - begin] for name, leaf in group.items()}
+      return _read(family, params, queue, inputs, state)
+
+    return run
+
+  branches = [
+    read(group, begin)
+    for group, begin in zip(queue.chunks, ends - counts, strict=True)
+  ]
+  keep = {'memory': state.memory, 'tokens': state.tokens}
+  state = jax.lax.switch(
+    jnp.sum(chunk >= ends),
+    branches,
+    state._replace(memory=None, tokens=None),
+  )
+  return state._replace(**keep)
+
+
+def _take(queue: Queue, state: _State) -> _State:
+  """Gives the next prompt to a free row."""
   width = queue.chunks[0]['ids'].shape[1]
   total = queue.length.shape[0]
-  begin = 0
-  for group in queue.chunks:
-    end = begin + group['ids'].shape[0] * width
-
-    def due(s, begin=begin, end=end):
-      return (s.read <= s.taken) & (s.read >= begin) & (s.read < end)
-
-    def read(s, group=group, begin=begin):
-      index = (s.read - begin) // width
-      inputs = {name: leaf[index] for name, leaf in group.items()}
-      return _read(family, params, queue, inputs, s)
-
-    state = jax.lax.while_loop(due, read, state)
-    begin = end
   item, source = state.taken, state.taken % width
   row = jnp.argmax(state.item == total)
   token = state.first[source]

@@ -41,6 +41,44 @@ def likelihood(folder: str, pairs: list[list[str]]) -> list[list]:
   return harness(folder).loglikelihood(asked, disable_tqdm=True)
 
 
+@functools.cache
+def writer(folder: str):
+  """Model and tokenizer of transformers, for generation."""
+  import transformers
+
+  transformers.logging.set_verbosity_error()
+  tokenizer = transformers.AutoTokenizer.from_pretrained(
+    folder, padding_side='left'
+  )
+  tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+  model = transformers.AutoModelForCausalLM.from_pretrained(
+    folder, dtype=torch.float32
+  )
+  # No token ends a text here: both sides write as many.
+  model.generation_config = transformers.GenerationConfig(
+    pad_token_id=tokenizer.pad_token_id
+  )
+  return model.eval(), tokenizer
+
+
+def generation(folder: str, work: dict) -> list[str]:
+  """What is written, greedily, behind each text."""
+  model, tokenizer = writer(folder)
+  written = []
+  for begin in range(0, len(work['texts']), work['batch']):
+    texts = work['texts'][begin : begin + work['batch']]
+    inputs = tokenizer(texts, return_tensors='pt', padding=True)
+    made = model.generate(
+      input_ids=inputs['input_ids'],
+      attention_mask=inputs['attention_mask'],
+      max_new_tokens=work['new_tokens'],
+      do_sample=False,
+    )
+    new = made[:, inputs['input_ids'].shape[1] :]
+    written += tokenizer.batch_decode(new, skip_special_tokens=True)
+  return written
+
+
 def versions(folder: str, nothing: None) -> dict[str, str]:
   """Of what answers here."""
   del folder, nothing
@@ -50,7 +88,11 @@ def versions(folder: str, nothing: None) -> dict[str, str]:
   }
 
 
-FIGURES = {'likelihood': likelihood, 'versions': versions}
+FIGURES = {
+  'generation': generation,
+  'likelihood': likelihood,
+  'versions': versions,
+}
 
 
 def main(folder: str) -> None:
@@ -63,6 +105,8 @@ def main(folder: str) -> None:
       given = json.load(file)
     if asked['figure'] == 'likelihood':
       harness(folder)
+    if asked['figure'] == 'generation':
+      writer(folder)
     begin = time.perf_counter()
     with torch.inference_mode():
       values = FIGURES[asked['figure']](folder, given)
