@@ -50,7 +50,7 @@ class Options:
   warmup: float = 0.1
   weight_decay: float = 0.01
   clip: float = 1.0
-  lengths: tuple[int, ...] = classification.LENGTHS
+  lengths: tuple[int, ...] = (16, 32, 48, 64)
   checkpoint_every: int = 100
   seed: int = 0
 
@@ -138,7 +138,7 @@ def step_fn(
 
   def loss_fn(params, inputs, labels, weights):
     hidden = base.forward(family, params['trunk'], inputs)
-    features = classification.pool(hidden, inputs['mask'])
+    features = classification.features(hidden, inputs)
     head = params['head']
     values = features @ head['kernel'] + head['bias'][None]
     nll = optax.softmax_cross_entropy_with_integer_labels(values, labels)
@@ -159,7 +159,7 @@ def train(
   family: Family,
   trunk: Params,
   head: dict[str, Array],
-  token_lists: Sequence[Sequence[int]],
+  encoded: Sequence[Any],
   labels: Sequence[int],
   options: Options,
   checkpoints: pathlib.Path | None = None,
@@ -171,7 +171,8 @@ def train(
     family: of the trunk.
     trunk: Params of the base.
     head: probed, kernel [d, C] and bias [C].
-    token_lists: token ids of each training item.
+    encoded: of each training item its token ids, or its pixels [C, H, W], of
+      one size for all.
     labels: class index of each training item.
     options: how.
     checkpoints: folder of the resume points, or None for none.
@@ -183,7 +184,9 @@ def train(
   Raises:
     FloatingPointError: naming the step at which the loss is not finite.
   """
-  batches = plan([len(tokens) for tokens in token_lists], options)
+  texts = not isinstance(encoded[0], np.ndarray)
+  # Images are all as long as each other, whatever the buckets.
+  batches = plan([len(one) if texts else 1 for one in encoded], options)
   tx = optimizer(options, len(batches))
   # A copy: the buffers are donated to the first step.
   params = jax.tree.map(jnp.array, {'trunk': trunk, 'head': head})
@@ -203,10 +206,11 @@ def train(
     mininterval=1.0,
   ) as bar:
     for number, batch in enumerate(batches[start:], start + 1):
-      rows = [token_lists[s] if s >= 0 else [0] for s in batch.slots]
       state, loss = step(
         state,
-        classification.pad(rows, batch.length),
+        _inputs(
+          [encoded[s] for s in batch.slots if s >= 0], size, batch.length
+        ),
         labels[batch.slots],
         (batch.slots >= 0).astype(np.float32),
       )
@@ -222,6 +226,16 @@ def train(
       if checkpoints is not None and due:
         orbax.save_step(checkpoints, number, state)
   return jax.tree.map(np.asarray, state.params)
+
+
+def _inputs(
+  rows: Sequence[Any], size: int, length: int
+) -> dict[str, np.ndarray]:
+  """What a family takes, filled up to `size` items."""
+  missing = size - len(rows)
+  if isinstance(rows[0], np.ndarray):
+    return {'pixels': np.stack([*rows, *[rows[0]] * missing])}
+  return classification.pad([*rows, *[[0]] * missing], length)
 
 
 def _decayed(params: Any) -> Any:

@@ -15,7 +15,7 @@ def features_fn(family: Family) -> Callable[[Params, Items], Array]:
 
   def chunk(params, items):
     hidden = base.forward(family, params, items.inputs)
-    return classification.pool(hidden, items.inputs['mask'])
+    return classification.features(hidden, items.inputs)
 
   return jax.jit(
     lambda params, items: jax.lax.map(lambda one: chunk(params, one), items)

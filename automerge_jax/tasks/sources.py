@@ -129,7 +129,7 @@ SOURCES: dict[str, Callable[[], Source]] = {
   'reuters': reuters,
 }
 # Modules beside this one that have SOURCES of their own, made of these.
-MORE = ('language_sources',)
+MORE = ('language_sources', 'vision_sources')
 
 
 def known() -> dict[str, Callable[[], Source]]:

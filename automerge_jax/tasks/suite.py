@@ -10,17 +10,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from automerge_jax.io import safetensors, tokenizers
+from automerge_jax.io import safetensors
 from automerge_jax.models import registry
 from automerge_jax.tasks import (
   classification,
   experts,
   finetune,
+  images,
   inference,
+  kinds,
   probe,
   sealed,
   sources,
   splits,
+  vision_sources,
 )
 from automerge_jax.tasks.partition import Item
 
@@ -30,7 +33,7 @@ CHECKPOINTS = 'checkpoints'
 def make_expert(
   folder: str | pathlib.Path,
   base_folder: str | pathlib.Path,
-  task: classification.Task,
+  task: classification.Task | images.Task,
   options: finetune.Options,
   *,
   examples: int,
@@ -62,7 +65,7 @@ def make_expert(
   settings = {
     'base': safetensors.fingerprint(base_folder),
     'task': task.name,
-    'max_tokens': task.max_tokens,
+    experts.size(task): getattr(task, experts.size(task)),
     'examples': examples,
     'select': select,
     'heldout': heldout,
@@ -74,17 +77,18 @@ def make_expert(
     return report
   begin = time.perf_counter()
   model = registry.load(base_folder)
-  tokenizer = tokenizers.load(base_folder)
+  encode = kinds.of(task).encode
 
   def prepare(items: Sequence[Item]):
-    texts = [item.text for item in items]
-    tokens = tokenizers.encode(tokenizer, texts, task.max_tokens)
+    encoded, _ = encode(task, items, model.family, base_folder)
     labels = np.array([item.label for item in items], np.int32)
     zeros = [0] * len(items)
-    buckets = classification.bucket(tokens, zeros, labels, options.lengths)
-    return tokens, labels, buckets
+    if task.kind == images.Task.kind:
+      return encoded, labels, images.bucket(encoded, zeros, labels)
+    buckets = classification.bucket(encoded, zeros, labels, options.lengths)
+    return encoded, labels, buckets
 
-  tokens, labels, buckets = prepare(splits.train_items(task.name, examples))
+  encoded, labels, buckets = prepare(splits.train_items(task.name, examples))
   judged = {
     'select': prepare(sealed.select_items(task.name, select))[2],
     'heldout': prepare(sealed.heldout_items(task.name, heldout))[2],
@@ -96,7 +100,12 @@ def make_expert(
   features = inference.in_order(
     [features_of(base_params, items) for items in buckets], buckets, examples
   )
-  kernel, bias = probe.fit(features, labels, num_classes=len(task.classes))
+  kernel, bias = probe.fit(
+    features,
+    labels,
+    num_classes=len(task.classes),
+    l2=10.0 if task.kind == images.Task.kind else 100.0,
+  )
 
   def judge(params, head):
     heads = classification.stack_heads([(head['kernel'], head['bias'])])
@@ -112,7 +121,7 @@ def make_expert(
     model.family,
     model.params,
     {'kernel': kernel, 'bias': bias},
-    tokens,
+    encoded,
     labels,
     options,
     checkpoints=folder / CHECKPOINTS,
@@ -137,8 +146,18 @@ def make_expert(
   return report
 
 
-def make_task(name: str, max_tokens: int) -> classification.Task:
-  """A task of the suite, with the class names of its source."""
+def make_task(
+  name: str, max_tokens: int = 64, image_size: int | None = None
+) -> classification.Task | images.Task:
+  """A task of a suite, with the class names of its source.
+
+  Args:
+    name: of the source.
+    max_tokens: texts are cut to so many.
+    image_size: pixels a side; None for what suits the images.
+  """
+  if name in vision_sources.SOURCES:
+    return vision_sources.make_task(name, image_size)
   return classification.Task(name, sources.read(name).classes, max_tokens)
 
 

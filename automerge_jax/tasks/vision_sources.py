@@ -11,15 +11,15 @@ import numpy as np
 from PIL import Image
 
 from automerge_jax.io import assets
-from automerge_jax.tasks import images
+from automerge_jax.tasks import images, sources
 from automerge_jax.tasks.sources import Example, Source
 
 ANIMALS = ('bird', 'cat', 'deer', 'dog', 'frog', 'horse')
 VEHICLES = ('airplane', 'automobile', 'ship', 'truck')
 DIGITS = tuple('0123456789')
 IMAGE_SIZES = {
-  'cifar10_animals': 84,
-  'cifar10_vehicles': 84,
+  'cifar10_animals': 70,
+  'cifar10_vehicles': 70,
   'mnist5k': 56,
   'digits': 56,
 }
@@ -96,7 +96,5 @@ SOURCES: dict[str, Callable[[], Source]] = {
 
 def make_task(name: str, image_size: int | None = None) -> images.Task:
   """A task of the suite, by default at the size that suits its images."""
-  classes = DIGITS
-  if name.startswith('cifar10'):
-    classes = ANIMALS if name == 'cifar10_animals' else VEHICLES
+  classes = sources.read(name).classes
   return images.Task(name, classes, image_size or IMAGE_SIZES[name])
