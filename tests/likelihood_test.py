@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from automerge_jax.models import base
+from automerge_jax.models import base, registry
 from automerge_jax.tasks import likelihood, packing
 from automerge_jax.tasks.itemset import ItemSet
 from automerge_jax.tasks.likelihood import Query
-from tests import tiny_decoder
+from tests import text_models, tiny_decoder
 
 FAMILY, PARAMS = tiny_decoder.model()
 QUESTIONS = tiny_decoder.questions()
@@ -185,6 +185,38 @@ def test_gradients_are_finite_differences(items):
     for sign in (1, -1)
   )
   np.testing.assert_allclose(slope, (above - below) / (2 * step), rtol=1e-2)
+
+
+@pytest.mark.parametrize('case', ['t5_gated', 't5_tied'])
+def test_encoder_decoder_scores_are_those_of_plain_forwards(tmp_path, case):
+  family, params = registry.load(text_models.write(tmp_path / case, case))
+  vocabulary = text_models.config(case)['vocab_size']
+  requests = [
+    packing.Request(*(tuple(t % vocabulary for t in part) for part in request))
+    for request in REQUESTS[:24]
+  ]
+  sums, _ = likelihood.log_likelihoods(
+    family, params, requests, decoder_start=0, tokens_per_chunk=128
+  )
+
+  @jax.jit
+  def plain(params, inputs):
+    hidden = base.forward(family, params, inputs)
+    return jax.nn.log_softmax(family.logits(params, hidden))
+
+  for found, (context, continuation) in zip(sums, requests, strict=True):
+    inputs = {}
+    for prefix, text in (
+      ('', context),
+      ('decoder_', (0, *continuation[:-1])),
+    ):
+      ids = np.zeros((1, WIDTH), np.int32)
+      ids[0, : len(text)] = text
+      inputs[f'{prefix}ids'] = ids
+      inputs[f'{prefix}mask'] = (np.arange(WIDTH) < len(text)).astype(int)[None]
+    table = np.asarray(plain(params, inputs))[0]
+    scored = table[np.arange(len(continuation)), continuation]
+    np.testing.assert_allclose(found, scored.sum(), atol=1e-4)
 
 
 def test_bfloat16_stays_near(plain):

@@ -20,7 +20,7 @@ from automerge_jax.types import Array, Family, ItemScores, Params
 if TYPE_CHECKING:
   from automerge_jax.tasks.itemset import ItemSet
 
-LOGITS = 16 * 2**20  # most logits in memory at a time
+LOGITS = 4 * 2**20  # most logits at a time; about what caches hold
 
 
 class Query(NamedTuple):
