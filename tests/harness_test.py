@@ -233,6 +233,17 @@ def test_tasks_that_have_no_equal_here(folder, tmp_path, change, message):
     harness.read(wanted)
 
 
+def test_groups_are_no_task(folder, tmp_path):
+  for task in ('tiny_choice', 'tiny_generation'):
+    text = (folder / f'{task}.yaml').read_text()
+    (tmp_path / f'{task}.yaml').write_text(text)
+  (tmp_path / 'both.yaml').write_text(
+    'group: both\ntask: [tiny_choice, tiny_generation]\n'
+  )
+  with pytest.raises(ValueError, match="'both' stands for several tasks"):
+    harness.read(_wanted(tmp_path, 'both'))
+
+
 def test_references():
   assert harness.reference('lm_eval:arc_easy') == harness_docs.Wanted(
     'arc_easy'
@@ -248,8 +259,3 @@ def test_without_lm_eval(monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, 'lm_eval.tasks', None)
   with pytest.raises(ImportError, match=r'automerge_jax\[lm_eval\]'):
     harness.read(harness_docs.Wanted('x', include_path=str(tmp_path)))
-
-
-def test_torch_is_not_needed(folder):
-  harness.read(_wanted(folder, 'tiny_choice'))
-  assert 'lm_eval.api.task' in sys.modules and 'torch' not in sys.modules

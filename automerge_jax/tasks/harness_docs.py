@@ -63,6 +63,11 @@ def load(wanted: Wanted) -> Any:
       loaded, or what cannot be asked here.
   """
   found = manager([wanted.task], wanted.include_path)
+  if wanted.task in (*found.all_groups, *found.all_tags):
+    raise ValueError(
+      f'{wanted.task!r} stands for several tasks of lm_eval; name each as a '
+      'task of its own'
+    )
   try:
     loaded = found.load([wanted.task])
   except Exception as error:  # data sets fail in many ways
@@ -71,14 +76,7 @@ def load(wanted: Wanted) -> Any:
       f'({type(error).__name__}: {str(error)[:300]}); its data must be on this '
       'machine or within reach of it'
     ) from error
-  tasks = loaded['tasks']
-  if len(tasks) != 1:
-    shown = sorted(tasks)[:10]
-    raise ValueError(
-      f'{wanted.task!r} stands for {len(tasks)} tasks of lm_eval; name each, '
-      f'such as {shown}'
-    )
-  (task,) = tasks.values()
+  (task,) = loaded['tasks'].values()
   _refuse(wanted.task, task)
   own = task.get_config('num_fewshot')
   asked = wanted.num_fewshot
