@@ -316,9 +316,8 @@ def _keys(config: Config) -> tuple[Key, ...]:
   extras = vit_layouts.extras(layout, config.prefix)
   rows = vit_layouts.rows(layout.outer, config.prefix)
   rows += vit_layouts.rows({m: extras[m] for m in config.extras})
-  inner = dict(layout.inner) | (
-    vit_layouts.SWIGLU if config.swiglu else layout.mlp
-  )
+  mlp = vit_layouts.SWIGLU if config.swiglu else layout.mlp
+  inner = {**layout.inner, **mlp}
   projections = ('/query/bias', '/key/bias', '/value/bias')
   for i in range(config.num_layers):
     prefix = f'{config.prefix}{layout.layers}.{i}.'

@@ -1,7 +1,7 @@
 """What checkpoints of vision transformers call their tensors."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from automerge_jax.types import Key
 
@@ -137,7 +137,7 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 # Of Hugging Face's CLIPVisionConfig: a whole model's file may leave them out.
-CLIP_DEFAULTS = {
+CLIP_DEFAULTS: dict[str, Any] = {
   'hidden_size': 768,
   'intermediate_size': 3072,
   'num_hidden_layers': 12,
