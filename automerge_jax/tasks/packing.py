@@ -236,9 +236,9 @@ def _ask(request: Request, owner: int, decoder_start: int | None) -> _Asked:
 
 
 def _lengths(longest: int) -> list[int]:
-  """Row lengths to choose from, in steps of a fifth or so."""
-  steps = math.ceil(4 * math.log2(max(LONGEST / max(longest, 1), 1)))
-  longer = [max(longest, 1) * 2 ** (i / 4) for i in range(steps + 1)]
+  """Row lengths to choose from, in steps of a twentieth or so."""
+  steps = math.ceil(16 * math.log2(max(LONGEST / max(longest, 1), 1)))
+  longer = [max(longest, 1) * 2 ** (i / 16) for i in range(steps + 1)]
   return sorted({math.ceil(length / STEP) * STEP for length in longer})
 
 
