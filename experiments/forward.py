@@ -24,13 +24,6 @@ from automerge_jax.types import Array, Family, Params
 from experiments import startup
 
 DTYPES = ('float32', 'bfloat16', 'float16')
-MODEL = flags.DEFINE_string(
-  'model', None, 'A checkpoint: folder, file or BASE+ADAPTER.', required=True
-)
-INPUTS = flags.DEFINE_string('inputs', None, 'The .npz to read.', required=True)
-OUT = flags.DEFINE_string('out', None, 'The .npz to write.', required=True)
-DTYPE = flags.DEFINE_enum('dtype', 'float32', DTYPES, 'Of the computation.')
-
 IMAGES = 'pixel_values'
 TYPES = 'token_type_ids'
 
@@ -182,15 +175,25 @@ def _integers(
   return array.astype(np.int32)
 
 
+def _define_flags() -> None:
+  """Flags of this command; not when it is imported beside another one."""
+  about = 'A checkpoint: folder, file or BASE+ADAPTER.'
+  flags.DEFINE_string('model', None, about, required=True)
+  flags.DEFINE_string('inputs', None, 'The .npz to read.', required=True)
+  flags.DEFINE_string('out', None, 'The .npz to write.', required=True)
+  flags.DEFINE_enum('dtype', DTYPES[0], DTYPES, 'Of the computation.')
+
+
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
   startup.prepare()
+  told = flags.FLAGS
   try:
-    outputs = run(MODEL.value, read(INPUTS.value), DTYPE.value)
+    outputs = run(told.model, read(told.inputs), told.dtype)
   except (OSError, ValueError) as error:
     sys.exit(f'forward: {error}')
-  path = pathlib.Path(OUT.value)
+  path = pathlib.Path(told.out)
   partial = path.with_name(path.name + '.partial')
   with open(partial, 'wb') as file:
     np.savez(file, **outputs)
@@ -200,4 +203,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
+  _define_flags()
   app.run(main)
