@@ -14,18 +14,18 @@ import tqdm
 
 from automerge_jax import choice
 from automerge_jax.io import orbax, safetensors
-from automerge_jax.merging import export, resident
+from automerge_jax.merging import export
 from automerge_jax.models import base as models
 from automerge_jax.recipe import Recipe
 from automerge_jax.report import model_card, page, summary
 from automerge_jax.search import (
   baselines,
   environment,
-  evaluate,
   history,
   plan,
   sanity,
   selection,
+  shared,
   start,
   study,
 )
@@ -178,7 +178,7 @@ def _search(
   )
   gate = _gate(settings, job)
   originals = [job.tensors(name) for name in job.experts]
-  stack = resident.build(job.method, job.family, job.tensors(BASE), originals)
+  stack = shared.build(job.method, job.family, job.tensors(BASE), originals)
   del originals
 
   def check_start(candidates, scored, subset):
@@ -229,8 +229,9 @@ def _gate(settings: Settings, job: Job) -> sanity.Gate:
 
   @jax.jit
   def measure(params):
-    cast = evaluate.cast(params, settings.dtype)
-    return sanity.vitals(job.family, cast, inputs)
+    return sanity.vitals(
+      job.family, shared.cast(params, settings.dtype), inputs
+    )
 
   found = [
     measure(models.pack(job.family.keys, job.tensors(name)))

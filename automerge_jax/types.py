@@ -146,11 +146,14 @@ class ExpertStack:
     facts: `{path: {fact: array}}`, what the method precomputes per tensor; in
       `layers` with an axis L behind the leading axes of an elementwise fact,
       and in front of a table.
+    below: stem and leading layers that all models share, which the others
+      then leave out; None where they share none.
   """
 
   base: Params
   stack: Params
   facts: dict[str, dict[str, Array]]
+  below: Params | None = None
 
 
 # `{path: {parameter: array}}`: per expert [K, L] (or [K]), shared [L] (or []).

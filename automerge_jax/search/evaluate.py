@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from automerge_jax.merging import resident
-from automerge_jax.search import sanity
+from automerge_jax.search import sanity, shared
 from automerge_jax.search.ledger import Scores
 from automerge_jax.tasks import kinds
 from automerge_jax.tasks.itemset import ItemSet
@@ -28,10 +27,20 @@ Data = tuple[Any, ...]  # arrays of the items, see `kinds.arrays`
 
 
 def score(
-  family: Family, params: Params, heads: Heads, data: Data, num_items: int
+  model: Callable[[Any], tuple[Family, Params]],
+  heads: Heads,
+  data: Data,
+  num_items: int,
 ) -> ItemScores:
-  """Scores of one model on all items, leaves [n]; pure and jittable."""
-  found = [kinds.scores(family, params, heads, part) for part in data]
+  """Scores of one model on all items, leaves [n]; pure and jittable.
+
+  Args:
+    model: family and parameters to run a piece of data with.
+    heads: stacked task heads.
+    data: the items.
+    num_items: n.
+  """
+  found = [kinds.scores(*model(part), heads, part) for part in data]
   slots = [slot for _, slot in found]
 
   def gather(rows: list[tuple[Array, Array]], empty: float) -> Array:
@@ -59,7 +68,8 @@ def scorer(family: Family, dtype: str = 'float32') -> Callable[..., ItemScores]:
   """`(params, heads, data, num_items) -> ItemScores [n]`, jitted."""
 
   def run(params, heads, data, num_items):
-    return score(family, cast(params, dtype), heads, data, num_items)
+    model = family, shared.cast(params, dtype)
+    return score(lambda part: model, heads, data, num_items)
 
   return jax.jit(run, static_argnums=3)
 
@@ -115,14 +125,15 @@ def population_scorer(
     chex.assert_rank(c, 2)
     chex.assert_shape(active, (c.shape[0],))
 
-    def of_model(params: Params) -> ItemScores:
-      return score(family, params, heads, data, num_items)
-
     def evaluate(c_one: Array):
-      params = cast(resident.merge(method, decode(c_one), stack), dtype)
-      found = sanity.vitals(family, params, gate.inputs)
+      model = shared.merged(family, method, decode(c_one), stack, dtype)
+
+      def scored() -> ItemScores:
+        return score(model, heads, data, num_items)
+
+      found = sanity.vitals(*model(gate.inputs), gate.inputs)
       passes = sanity.passes(found, gate.limits)
-      return jax.lax.cond(passes, of_model, skip(of_model), params), found
+      return jax.lax.cond(passes, scored, skip(scored)), found
 
     def one(candidate: tuple[Array, Array]):
       c_one, is_active = candidate
@@ -141,11 +152,6 @@ def skip(function: Callable[..., Any]) -> Callable[..., Any]:
     return jnp.full(shape.shape, none, shape.dtype)
 
   return lambda *given: jax.tree.map(nothing, jax.eval_shape(function, *given))
-
-
-def cast(params: Params, dtype: str) -> Params:
-  """Parameters in the type in which the model shall compute."""
-  return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
 
 def finish(items: ItemSet, scores: ItemScores) -> Scores:

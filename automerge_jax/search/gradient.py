@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from automerge_jax.merging import resident
-from automerge_jax.search import evaluate
+from automerge_jax.search import shared
 from automerge_jax.tasks import kinds
 from automerge_jax.tasks.itemset import ItemSet
 from automerge_jax.types import (
@@ -101,10 +100,10 @@ def ascent(
 
   def value(x, stack: ExpertStack, heads, data, weights) -> Array:
     plan = space.decode(space.quantise(x))
-    params = evaluate.cast(resident.merge(method, plan, stack), dtype)
+    model = shared.merged(family, method, plan, stack, dtype)
     total = jnp.zeros(())
     for part in data:
-      scores, slots = kinds.scores(family, params, heads, part)
+      scores, slots = kinds.scores(*model(part), heads, part)
       total += jnp.sum(weights[slots] * soft(scores, objective))
     return total
 

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 
 from automerge_jax.merging import resolve, streaming
 from automerge_jax.merging.layers import layer_of
-from automerge_jax.search import evaluate, fidelity, outside, sanity
+from automerge_jax.search import evaluate, fidelity, outside, sanity, shared
 from automerge_jax.search.ledger import Candidate, Ledger, Scores
 from automerge_jax.search.plan import Scored, Study
 from automerge_jax.tasks import itemset, kinds
@@ -41,14 +42,18 @@ class RungScorer:
     folders: Mapping[str, pathlib.Path],
   ):
     self.study, self.stack, self.heads = study, stack, heads
-    self.gate, self.folders = gate, folders
+    kept = functools.partial(
+      shared.carried, study.family, stack, dtype=study.dtype
+    )
+    self.gate = gate._replace(inputs=kept(gate.inputs))
+    self.folders = folders
     self.ledger, self.tasks = ledger, items.tasks
     added = fidelity.increments(items, study.rungs, seed)
     self.subsets = [itemset.subset(items, positions) for positions in added]
     self.settings = [
       f'search/{rung}/{study.setting}' for rung in range(len(study.rungs))
     ]
-    self.data = [kinds.arrays(subset) for subset in self.subsets]
+    self.data = [kept(kinds.arrays(subset)) for subset in self.subsets]
     for setting, subset in zip(self.settings, self.subsets, strict=True):
       ledger.record_items(setting, subset)
     self.scorer = evaluate.population_scorer(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from automerge_jax.search import evaluate, gradient, sanity
+from automerge_jax.search import evaluate, gradient, sanity, shared
 from automerge_jax.search.ledger import Candidate, Ledger, Scores
 from automerge_jax.search.plan import Scored, Study
 from automerge_jax.search.rungs import RungScorer, order
@@ -147,6 +147,9 @@ def _climb(
   """Proposals along the gradient: two on the way, the end, the late mean."""
   steps, space = study.gradient_steps, study.space
   data = gradient.batches(items, study.minibatches)
+  data = data._replace(
+    data=shared.carried(study.family, stack, data.data, study.dtype)
+  )
   ascent = gradient.ascent(
     study.family,
     study.method,
