@@ -26,7 +26,7 @@ from automerge_jax.types import (
 )
 
 BATCH = 32  # rows that generate together
-TOKENS_PER_CHUNK = 2048  # that are read together
+TOKENS_PER_CHUNK = 512  # that are read together; more at once, more padding
 WIDTHS = 4  # of chunks; each is a program of its own
 
 
