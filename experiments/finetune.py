@@ -41,6 +41,7 @@ def run(config, workdir: str | pathlib.Path) -> dict[str, dict]:
     lengths=tuple(how.lengths),
     checkpoint_every=how.checkpoint_every,
     seed=config.seed,
+    train_head=not how.get('shared_head', False),
   )
   reports = {}
   for name, task in config.tasks.items():
@@ -52,6 +53,7 @@ def run(config, workdir: str | pathlib.Path) -> dict[str, dict]:
       examples=how.examples,
       select=how.select,
       heldout=how.heldout,
+      head_of=tuple(config.tasks) if how.get('shared_head', False) else (),
     )
     reports[name] = report
     logging.info(

@@ -139,8 +139,12 @@ ASSETS: dict[str, Asset] = {
     filename='vaderSentiment-0.5.zip',
     sha256='5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a',
     members={
-      'movie.txt': (
-        f'{_VADER}!hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt'
+      f'{name}.txt': f'{_VADER}!hutto_ICWSM_2014/{file}_GroundTruth.txt'
+      for name, file in (
+        ('movie', 'movieReviewSnippets'),
+        ('tweets', 'tweets'),
+        ('amazon', 'amazonReviewSnippets'),
+        ('nyt', 'nytEditorialSnippets'),
       )
     },
     licence='MIT; cite Hutto & Gilbert (ICWSM 2014)',

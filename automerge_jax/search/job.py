@@ -126,7 +126,7 @@ def load(settings: Settings) -> Job:
   digest = hashlib.sha256()
   for name in sorted(stacked):
     digest.update(np.ascontiguousarray(stacked[name]).tobytes())
-  told = [f'{task}{defined[task.name].fingerprint}' for task in tasks]
+  told = [_told(task) + defined[task.name].fingerprint for task in tasks]
   depends = [fingerprints, digest.hexdigest(), told]
   if settings.dtype != 'float32':
     depends.append(settings.dtype)
@@ -142,3 +142,9 @@ def load(settings: Settings) -> Job:
     definitions=defined,
     setting=setting.hexdigest()[:12],
   )
+
+
+def _told(task: Any) -> str:
+  """A task's fields as text, but not where its files are."""
+  fields = {f.name: getattr(task, f.name) for f in dataclasses.fields(task)}
+  return repr({name: v for name, v in fields.items() if name != 'folder'})

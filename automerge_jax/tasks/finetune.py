@@ -42,6 +42,7 @@ class Options:
     lengths: bucket lengths, ascending.
     checkpoint_every: steps between resume points; 0 for none.
     seed: of the order of the items.
+    train_head: whether the head is trained too, or stays as it is probed.
   """
 
   epochs: int = 2
@@ -53,6 +54,7 @@ class Options:
   lengths: tuple[int, ...] = (16, 32, 48, 64)
   checkpoint_every: int = 100
   seed: int = 0
+  train_head: bool = True
 
 
 @struct.dataclass
@@ -121,13 +123,19 @@ def schedule(options: Options, steps: int) -> Callable[[Array], Array]:
 
 def optimizer(options: Options, steps: int) -> optax.GradientTransformation:
   """AdamW on clipped gradients, over `steps` steps."""
-  return optax.chain(
+  trained = optax.chain(
     optax.clip_by_global_norm(options.clip),
     optax.adamw(
       schedule(options, steps),
       weight_decay=options.weight_decay,
       mask=_decayed,
     ),
+  )
+  if options.train_head:
+    return trained
+  return optax.multi_transform(
+    {'trunk': trained, 'head': optax.set_to_zero()},
+    {'trunk': 'trunk', 'head': 'head'},
   )
 
 

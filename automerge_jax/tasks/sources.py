@@ -58,13 +58,17 @@ class Source(NamedTuple):
   stated: Mapping[str, tuple[Example, ...]] = {}
 
 
-def movie() -> Source:
-  """Sentiment of movie review snippets, without the undecided ones.
+def sentiment(domain: str) -> Source:
+  """Sentiment of texts of one domain, without the undecided ones.
 
   Hutto & Gilbert (ICWSM 2014); mean human score in [-4, 4], kept where it is
   beyond 0.5 either way.
+
+  Args:
+    domain: `movie` review snippets, `tweets`, `amazon` review snippets or
+      `nyt` editorial snippets.
   """
-  rows = _lines(assets.fetch('vader') / 'movie.txt')
+  rows = _lines(assets.fetch('vader') / f'{domain}.txt')
   scored = [(float(score), text) for _, score, text in map(_split3, rows)]
   return Source(
     ('negative', 'positive'),
@@ -123,7 +127,10 @@ def reuters() -> Source:
 
 
 SOURCES: dict[str, Callable[[], Source]] = {
-  'movie': movie,
+  **{
+    domain: functools.partial(sentiment, domain)
+    for domain in ('movie', 'tweets', 'amazon', 'nyt')
+  },
   'sarcasm': sarcasm,
   'election': election,
   'reuters': reuters,

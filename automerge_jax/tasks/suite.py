@@ -39,6 +39,7 @@ def make_expert(
   examples: int,
   select: int,
   heldout: int,
+  head_of: Sequence[str] = (),
   progress: bool = True,
 ) -> dict[str, Any]:
   """Fine-tunes one expert, or finds it finished.
@@ -53,6 +54,8 @@ def make_expert(
     examples: training items.
     select: items to judge the options by.
     heldout: items of the reported accuracy.
+    head_of: tasks of the same classes on whose training items the head is
+      probed, all of them together; by default the expert's own.
     progress: whether to show a progress bar.
 
   Returns:
@@ -71,6 +74,8 @@ def make_expert(
     'heldout': heldout,
     **_plain(options),
   }
+  if head_of:
+    settings['head_of'] = list(head_of)
   report = experts.read_report(folder)
   if report is not None:
     _check_settings(folder, report['settings'], settings)
@@ -97,12 +102,17 @@ def make_expert(
   features_of = inference.features_fn(model.family)
   scores_of = inference.scores_fn(model.family)
   base_params = jax.device_put(model.params)
-  features = inference.in_order(
-    [features_of(base_params, items) for items in buckets], buckets, examples
-  )
+  probed_on = [prepare(splits.train_items(t, examples)) for t in head_of]
+  probed_on = probed_on or [(encoded, labels, buckets)]
+  features = [
+    inference.in_order(
+      [features_of(base_params, items) for items in made], made, examples
+    )
+    for _, _, made in probed_on
+  ]
   kernel, bias = probe.fit(
-    features,
-    labels,
+    np.concatenate(features),
+    np.concatenate([classes for _, classes, _ in probed_on]),
     num_classes=len(task.classes),
     l2=10.0 if task.kind == images.Task.kind else 100.0,
   )
@@ -163,6 +173,8 @@ def make_task(
 
 def _plain(options: finetune.Options) -> dict[str, Any]:
   values = vars(options) | {'lengths': list(options.lengths)}
+  if options.train_head:
+    del values['train_head']
   return {k: v for k, v in values.items() if k != 'checkpoint_every'}
 
 
