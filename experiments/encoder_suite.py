@@ -17,10 +17,8 @@ from absl import app, flags
 
 from automerge_jax import pipeline
 from automerge_jax.search import environment, statistics
-from automerge_jax.search import job as jobs
-from automerge_jax.search.ledger import Ledger
 from configs import encoder_suite, searches
-from experiments import choices, startup
+from experiments import choices, startup, suites
 
 WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Holds experts/; searches go below it.', required=True
@@ -48,32 +46,6 @@ def config_of(kind: str, seed: int, workdir: pathlib.Path):
   return config
 
 
-def finished(folder: pathlib.Path) -> dict | None:
-  """The summary of a search that is done, with the times that it took."""
-  path = folder / 'summary.json'
-  return json.loads(path.read_text()) if path.is_file() else None
-
-
-def held_out(folder: pathlib.Path, settings, result) -> dict[str, np.ndarray]:
-  """0/1 scores of every model on the held-out items, from a run's ledger."""
-  job = jobs.load(settings)
-  keys = {
-    name: model['recipe_hash'] or name.removeprefix('expert:')
-    for name, model in result['models'].items()
-  }
-  task = np.repeat(np.arange(len(settings.tasks)), settings.heldout)
-  found = {'task': task}
-  with Ledger(folder / 'ledger.sqlite') as ledger:
-    for name, key in keys.items():
-      scores = ledger.scores(
-        key, f'heldout/{job.setting}', settings.tasks, task
-      )
-      if scores is None or scores.score is None:
-        raise RuntimeError(f'{folder} has no held-out scores of {name}')
-      found[name] = scores.score
-  return found
-
-
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
@@ -87,10 +59,10 @@ def main(argv: list[str]) -> None:
       settings = choices.settings(config_of(kind, seed, workdir))
       command = f'python -m experiments.encoder_suite --workdir={workdir}'
       known = [workdir / k / f'seed{s}' for k, s in runs]
-      runs[kind, seed] = finished(folder) or pipeline.run(
+      runs[kind, seed] = suites.finished(folder) or pipeline.run(
         settings, folder, command, known
       )
-      scores[kind, seed] = held_out(folder, settings, runs[kind, seed])
+      scores[kind, seed] = suites.held_out(folder, settings, runs[kind, seed])
       print(f'{kind}, seed {seed}: {runs[kind, seed]["verdict"]}', flush=True)
   results = figures(seeds, runs, scores)
   quickstart = pathlib.Path(QUICKSTART.value)

@@ -1,5 +1,7 @@
 """Buckets, pooling and heads against plain numpy."""
 
+import itertools
+
 import chex
 import jax
 import numpy as np
@@ -61,7 +63,25 @@ def test_bucket_bounds_the_tokens_of_a_chunk():
 @pytest.mark.parametrize('size', [0, 65])
 def test_bucket_rejects_items_that_fit_nowhere(size):
   with pytest.raises(ValueError, match='expected 1 to 64'):
-    classification.bucket(_tokens([4, size]), [0, 0], [0, 0])
+    classification.bucket(_tokens([4, size]), [0, 0], [0, 0], (16, 64))
+
+
+@pytest.mark.parametrize('most', [1, 2, 4])
+@pytest.mark.parametrize('seed', [0, 1, 2])
+def test_best_lengths_pad_least(seed, most):
+  sizes = np.random.default_rng(seed).integers(1, 12, 40)
+  lengths = classification.best_lengths(sizes, most)
+
+  def padded(lengths):
+    return np.asarray(lengths)[np.searchsorted(lengths, sizes)].sum()
+
+  every = [
+    (*chosen, int(sizes.max()))
+    for count in range(most)
+    for chosen in itertools.combinations(range(1, int(sizes.max())), count)
+  ]
+  assert len(lengths) <= most and lengths[-1] == sizes.max()
+  assert padded(lengths) == min(map(padded, every))
 
 
 def test_pool_ignores_padding_and_scale():

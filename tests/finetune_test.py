@@ -29,6 +29,12 @@ OPTIONS = finetune.Options(
   epochs=2, batch_size=8, learning_rate=1e-2, lengths=(32,)
 )
 LENGTHS = (16, 32, 48)
+HEAD = {
+  'kernel': np.random.default_rng(0)
+  .normal(0, 0.01, (16, 2))
+  .astype(np.float32),
+  'bias': np.zeros(2, np.float32),
+}
 
 
 @pytest.fixture(scope='module')
@@ -51,12 +57,8 @@ def items(folder):
 
 
 def _train(model, items, options=OPTIONS, **more):
-  head = {
-    'kernel': np.zeros((16, 2), np.float32),
-    'bias': np.zeros(2, np.float32),
-  }
   return finetune.train(
-    model.family, model.params, head, *items, options, **more
+    model.family, model.params, HEAD, *items, options, **more
   )
 
 
@@ -138,6 +140,19 @@ def test_weight_decay_touches_kernels_only(model, items):
     _assert_identical(
       trained['trunk']['layers'][name], model.params['layers'][name]
     )
+
+
+def test_a_head_that_is_not_trained_stays(model, items):
+  trained = _train(model, items, dataclasses.replace(OPTIONS, train_head=False))
+  usual = _train(model, items)
+  query = ('layers', 'attention', 'query', 'kernel')
+  for name, value in HEAD.items():
+    np.testing.assert_array_equal(trained['head'][name], value)
+    assert (usual['head'][name] != value).any()
+  at = trained['trunk'], model.params
+  for key in query:
+    at = at[0][key], at[1][key]
+  assert (at[0] != at[1]).any()
 
 
 def test_a_killed_run_continues_to_the_same_end(

@@ -133,10 +133,8 @@ def optimizer(options: Options, steps: int) -> optax.GradientTransformation:
   )
   if options.train_head:
     return trained
-  return optax.multi_transform(
-    {'trunk': trained, 'head': optax.set_to_zero()},
-    {'trunk': 'trunk', 'head': 'head'},
-  )
+  still = optax.masked(optax.set_to_zero(), {'trunk': False, 'head': True})
+  return optax.chain(trained, still)
 
 
 def step_fn(

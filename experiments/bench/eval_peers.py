@@ -79,6 +79,43 @@ def generation(folder: str, work: dict) -> list[str]:
   return written
 
 
+@functools.cache
+def encoder(folder: str):
+  """Model and tokenizer of transformers, for classification."""
+  import transformers
+
+  transformers.logging.set_verbosity_error()
+  return (
+    transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval(),
+    transformers.AutoTokenizer.from_pretrained(folder),
+  )
+
+
+def classification(folder: str, work: dict) -> list[float]:
+  """Log-likelihood of each text's class under its task's head."""
+  del folder
+  model, tokenizer = encoder(work['folder'])
+  found = []
+  for task in work['tasks']:
+    kernel = torch.tensor(task['kernel'])
+    for begin in range(0, len(task['texts']), work['batch']):
+      inputs = tokenizer(
+        task['texts'][begin : begin + work['batch']],
+        return_tensors='pt',
+        padding=True,
+        truncation=True,
+        max_length=task['max_tokens'],
+      )
+      hidden = model(**inputs).last_hidden_state
+      mask = inputs['attention_mask'].unsqueeze(-1)
+      mean = (hidden * mask).sum(1) / mask.sum(1)
+      unit = mean * (mean.square().mean(-1, keepdim=True) + 1e-12).rsqrt()
+      told = torch.log_softmax(unit @ kernel, -1)
+      labels = torch.tensor(task['labels'][begin : begin + work['batch']])
+      found += told.gather(1, labels[:, None])[:, 0].tolist()
+  return found
+
+
 def versions(folder: str, nothing: None) -> dict[str, str]:
   """Of what answers here."""
   del folder, nothing
@@ -89,6 +126,7 @@ def versions(folder: str, nothing: None) -> dict[str, str]:
 
 
 FIGURES = {
+  'classification': classification,
   'generation': generation,
   'likelihood': likelihood,
   'versions': versions,
@@ -105,6 +143,8 @@ def main(folder: str) -> None:
       given = json.load(file)
     if asked['figure'] == 'likelihood':
       harness(folder)
+    if asked['figure'] == 'classification':
+      encoder(given['folder'])
     if asked['figure'] == 'generation':
       writer(folder)
     begin = time.perf_counter()

@@ -17,7 +17,12 @@ from absl import app, flags
 from automerge_jax.io import assets, gguf
 from automerge_jax.search import environment
 from experiments import startup
-from experiments.bench import generation_speed, likelihood_speed, turns
+from experiments.bench import (
+  generation_speed,
+  likelihood_speed,
+  minilm_speed,
+  turns,
+)
 
 WORKDIR = flags.DEFINE_string('workdir', 'runs/eval_speed', 'For the models.')
 REPEATS = flags.DEFINE_integer('repeats', 5, 'Turns; medians count.')
@@ -27,6 +32,7 @@ _OUT = pathlib.Path(__file__).resolve().parents[2] / 'results/eval_speed.json'
 
 # `(ask, folder of SmolLM2, repeats) -> {name: number}`
 FIGURES = {
+  'classification': minilm_speed.figures,
   'generation': generation_speed.figures,
   'likelihood': likelihood_speed.figures,
 }
