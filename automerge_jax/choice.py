@@ -84,18 +84,19 @@ def parents(
   if len(own) < len(job.tasks):
     judge = _judge('select', settings, job, ledger, known)
     found = selection.model_scores(judge, job.experts, job.folders)
-    good = {name: s for name, s in found.items() if s.failure is None}
+    good = {
+      name: (s.score, s.log_likelihood)
+      for name, s in found.items()
+      if s.score is not None and s.log_likelihood is not None
+    }
     if not good:
       raise ValueError(f'no expert can be scored: {found}')
     for index, task in enumerate(job.references):
       mine = judge.items.task == index
 
       def rank(name: str, mine=mine) -> tuple[float, float]:
-        of_one = good[name]
-        return (
-          of_one.score[mine].mean(),
-          of_one.log_likelihood[mine].mean(),
-        )
+        metric, nats = good[name]
+        return float(metric[mine].mean()), float(nats[mine].mean())
 
       own.setdefault(task, max(good, key=rank))
   return {task: own[task] for task in job.references}

@@ -11,6 +11,8 @@ smoke run.
 
 import ml_collections
 
+from configs import searches
+
 TASKS = ('lm_sarcasm', 'lm_movie', 'lm_topic', 'lm_arithmetic')
 
 
@@ -32,7 +34,6 @@ def tasks(
   config.lm_topic.examples = min(examples, 1100)
   config.lm_topic.heldout = min(heldout, 370)
   config.lm_arithmetic.examples = max(examples, 4300)
-  config.lm_arithmetic.epochs = 3
   config.lm_arithmetic.learning_rate = 3e-3
   return config
 
@@ -63,6 +64,22 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.seed = 0
   config.tasks = tasks()
   config.train = train()
+  config.experts = 'runs/lm_suite/experts'
+  config.search = searches.layerwise()
+  config.search.components = 'coarse'
+  config.search.layers_per_group = 3
+  config.search.population = 8
+  config.search.candidates = 44
+  config.search.rungs = (15, 50)
+  config.search.promote = (2,)
+  config.search.gradient_steps = 30
+  config.search.minibatches = 5
+  config.search.finalists = 3
+  config.search.select = 60
+  config.search.heldout = 200
+  config.search.weights = (0.3, 0.5, 0.7, 1.0)
+  config.search.ties_scales = (1.0,)
+  config.search.ties_densities = (0.2, 0.5)
   if arg == 'runlocal':
     config.tasks = tasks(heldout=20)
     for task in config.tasks.values():

@@ -18,24 +18,6 @@ from absl import app, flags
 from automerge_jax.tasks import experts, harness_docs
 from experiments import startup
 
-MODEL = flags.DEFINE_string('model', None, 'The model folder.', required=True)
-TASKS = flags.DEFINE_list('tasks', None, 'Tasks of lm_eval.', required=True)
-OUT = flags.DEFINE_string('out', None, 'JSON file of the results.')
-INCLUDE = flags.DEFINE_string('include_path', None, 'Folder of more tasks.')
-SHOTS = flags.DEFINE_integer(
-  'num_fewshot', None, 'Examples in front; by default what a task says.'
-)
-CHAT = flags.DEFINE_bool('chat_template', False, "Use the model's template.")
-SYSTEM = flags.DEFINE_string('system_prompt', None, 'System message.')
-DTYPE = flags.DEFINE_enum(
-  'dtype', 'float32', ['float32', 'bfloat16', 'float16'], 'To compute in.'
-)
-LIMIT = flags.DEFINE_integer('limit', None, 'First items of each task only.')
-MAX_TOKENS = flags.DEFINE_integer(
-  'max_tokens', None, 'Longest text; by default what the model takes.'
-)
-SEED = flags.DEFINE_integer('seed', 0, 'Of sampled texts.')
-
 
 def run(
   model: str | pathlib.Path,
@@ -108,27 +90,46 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
   startup.prepare()
+  given = flags.FLAGS
   try:
     results = run(
-      MODEL.value,
-      TASKS.value,
-      include_path=INCLUDE.value,
-      num_fewshot=SHOTS.value,
-      chat_template=CHAT.value,
-      system_prompt=SYSTEM.value,
-      dtype=DTYPE.value,
-      limit=LIMIT.value,
-      max_tokens=MAX_TOKENS.value,
-      seed=SEED.value,
+      given.model,
+      given.tasks,
+      include_path=given.include_path,
+      num_fewshot=given.num_fewshot,
+      chat_template=given.chat_template,
+      system_prompt=given.system_prompt,
+      dtype=given.dtype,
+      limit=given.limit,
+      max_tokens=given.max_tokens,
+      seed=given.seed,
     )
   except (ImportError, KeyError, OSError, ValueError) as error:
     sys.exit(f'lm_eval: {error}')
-  if OUT.value:
-    out = pathlib.Path(OUT.value)
+  if given.out:
+    out = pathlib.Path(given.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     experts.write_json(out, json.loads(json.dumps(results, default=str)))
   print(table(results))
 
 
 if __name__ == '__main__':
+  # Not on import: other entry points have flags of these names too.
+  flags.DEFINE_string('model', None, 'The model folder.', required=True)
+  flags.DEFINE_list('tasks', None, 'Tasks of lm_eval.', required=True)
+  flags.DEFINE_string('out', None, 'JSON file of the results.')
+  flags.DEFINE_string('include_path', None, 'Folder of more tasks.')
+  flags.DEFINE_integer(
+    'num_fewshot', None, 'Examples in front; by default what a task says.'
+  )
+  flags.DEFINE_bool('chat_template', False, "Use the model's template.")
+  flags.DEFINE_string('system_prompt', None, 'System message.')
+  flags.DEFINE_enum(
+    'dtype', 'float32', ['float32', 'bfloat16', 'float16'], 'To compute in.'
+  )
+  flags.DEFINE_integer('limit', None, 'First items of each task only.')
+  flags.DEFINE_integer(
+    'max_tokens', None, 'Longest text; by default what the model takes.'
+  )
+  flags.DEFINE_integer('seed', 0, 'Of sampled texts.')
   app.run(main)

@@ -134,7 +134,8 @@ def main(argv: list[str]) -> None:
   startup.prepare()
   given = flags.FLAGS
   out = pathlib.Path(given.out)
-  name = pathlib.Path(given['config'].config_filename).stem
+  place = config_flags.get_config_filename(flags.FLAGS['config'])
+  name = pathlib.Path(place).stem
   command = (
     f'python -m experiments.suites --config=configs/{name}.py '
     f'--workdir=runs/{name} --seeds={",".join(given.seeds)} '

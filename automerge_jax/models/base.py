@@ -43,10 +43,12 @@ def extend(
       leaves [L, B, ...], and what its slots hold.
   """
   carry = family.embed(params, dict(inputs, memory=memory))
+  extend_layer = family.step
+  assert extend_layer is not None
 
   def step(carry, layer):
     layer_params, layer_info, own = layer
-    return family.step(layer_params, carry, layer_info, own)
+    return extend_layer(layer_params, carry, layer_info, own)
 
   carry, layers = jax.lax.scan(
     step,
@@ -85,6 +87,7 @@ def extend_unstacked(
     memory: with `layers` a sequence, one a layer, of leaves [B, ...].
   """
   carry = family.embed(params, dict(inputs, memory=memory))
+  assert family.step is not None
   extended = []
   for (layer_params, layer_info), own in zip(
     layers, memory['layers'], strict=True

@@ -42,12 +42,13 @@ def depth(
   count = family.num_layers
   for key in family.keys:
     stem = key.path.startswith('stem/')
-    if not stem and (key.layer is None or key.layer >= count):
+    layer = 0 if stem else key.layer
+    if layer is None or layer >= count:
       continue
     if not all(
       np.array_equal(e[key.stored], base[key.stored]) for e in experts
     ):
-      count = 0 if stem else key.layer
+      count = layer
   return 0 if count == family.num_layers else count
 
 

@@ -166,8 +166,8 @@ def _check(pattern: str) -> None:
   # Where a pattern can go astray, runs of what it looks for lead it there.
   letters = [a for a in dict.fromkeys(pattern) if a.isalnum() or a in ' .,-#\n']
   for probe in dict.fromkeys(['a', '1', ' ', '\n', '1,', 'a ', *letters]):
+    run = probe * (_PROBE // len(probe)) + '\0'
     try:
-      run = probe * (_PROBE // len(probe)) + '\0'
       for _ in compiled.finditer(run, timeout=_PROBE_SECONDS):
         pass
     except TimeoutError as error:

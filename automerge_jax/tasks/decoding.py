@@ -109,6 +109,7 @@ def generate(family: Family, params: Params, queue: Queue) -> Generated:
     params: of the model.
     queue: the prompts.
   """
+  queue = jax.tree.map(jnp.asarray, queue)
   layers = base.unstack(family, params)
   total = queue.length.shape[0]
 

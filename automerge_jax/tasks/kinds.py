@@ -105,7 +105,7 @@ def finish(
   """
   metric, flags = np.array(scores.score), items.flags.copy()
   for kind, slots in _by_kind(items):
-    if kind.finish is not None:
+    if kind.finish is not None and scores.answer is not None:
       metric[slots], marks = kind.finish(items, slots, scores.answer[slots])
       flags[slots] |= marks
   return metric, flags

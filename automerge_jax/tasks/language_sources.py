@@ -38,7 +38,9 @@ def movie() -> Source:
   `Sentiment:` instead, SmolLM2-135M is right in three of four.
   """
   words = (' negative', ' positive')
-  return _asked(sources.movie(), 'Review', 'Positive or negative', words)
+  return _asked(
+    sources.sentiment('movie'), 'Review', 'Positive or negative', words
+  )
 
 
 def topic() -> Source:
