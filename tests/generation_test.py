@@ -64,6 +64,7 @@ def _run(family, params, encoded, new=NEW, temperature=0.0, **options):
   """Tokens and likelihoods in the items' order, and steps."""
   count = len(encoded)
   task = Task('t', 64, new, temperature=temperature)
+  options = {'widths': 1} | options  # each width takes a second to compile
   queue = generation.queue(task, encoded, np.arange(count), count, **options)
   made = jax.jit(lambda p, q: decoding.generate(family, p, q))(params, queue)
   tokens = np.full((count + 1, new), -2)
@@ -138,7 +139,7 @@ def test_batch_order_and_chunks_do_not_matter(model):
     order = np.random.default_rng(2).permutation(13)
     shuffled = [encoded[i] for i in order]
     for other in (
-      {'batch': 1, 'widths': 1},
+      {'batch': 1},
       {'batch': 5, 'tokens_per_chunk': 36, 'widths': 3},
     ):
       again, same, _ = _run(family, params, shuffled, **options, **other)
@@ -244,7 +245,7 @@ def test_candidates_in_a_map(model):
   prompts, _ = _questions(6, 5)
   encoded = _encoded(prompts, _stops(tiny_decoder.VOCAB, ENDS))
   task = Task('t', 64, NEW)
-  queue = generation.queue(task, encoded, np.arange(6), 6, batch=4)
+  queue = generation.queue(task, encoded, np.arange(6), 6, batch=4, widths=1)
 
   def one(scale):
     merged = jax.tree.map(lambda leaf: leaf * scale, params)
@@ -253,10 +254,11 @@ def test_candidates_in_a_map(model):
   scales = jnp.asarray([1.0, 0.7])
   found = jax.jit(lambda s: jax.lax.map(one, s))(scales)
   together = jax.jit(lambda s: jax.lax.map(one, s, batch_size=2))(scales)
+  one = jax.jit(one)
   assert found.answer.shape == (2, len(queue.slot), NEW)
   assert np.isnan(found.score).all()
   for at in range(2):
-    alone = jax.jit(one)(scales[at])
+    alone = one(scales[at])
     np.testing.assert_array_equal(found.answer[at], alone.answer)
     np.testing.assert_array_equal(together.answer[at], alone.answer)
     np.testing.assert_allclose(
@@ -350,9 +352,9 @@ def test_device_stops_are_the_ends_that_the_host_finds(model, folder):
   task = Task('t', 20, 24, stop=('a', 'k', '0', 'z'), temperature=2.0)
   items = _items(*(f'Q: {i}+4=' for i in range(12)))
   encoded, _ = generation.encode(task, items, family, folder)
-  queue = generation.queue(task, encoded, np.arange(12), 12, batch=5)
-  made, slot = jax.jit(generation.scores, static_argnums=0)(
-    family, params, {}, queue
+  queue = generation.queue(task, encoded, np.arange(12), 12, batch=5, widths=1)
+  made, slot = jax.jit(lambda p, q: generation.scores(family, p, {}, q))(
+    params, queue
   )
   tokens = np.zeros((13, 24), int)
   tokens[slot] = made.answer
