@@ -38,8 +38,10 @@ def write(folder):
     {'q': f'{words(3)}. {i % 10}'.replace('1', 'x'), 'y': int(rng.integers(2))}
     for i in range(120)
   ]
-  rows = [row | {'id': f'n{i}', 'q': row['q'] + 'abc'[i % 3] * (i // 3 % 9)}
-          for i, row in enumerate(rows)]
+  rows = [
+    row | {'id': f'n{i}', 'q': row['q'] + 'abc'[i % 3] * (i // 3 % 9)}
+    for i, row in enumerate(rows)
+  ]
   lines = '\n'.join(json.dumps(row) for row in rows)
   (folder / 'data.jsonl').write_text(lines + '\n')
   tasks = {
