@@ -73,6 +73,8 @@ def write_merged(
   """Writes the base with an adapter added, as `BASE+ADAPTER` reads."""
   folder.mkdir(parents=True, exist_ok=True)
   experts.copy_companions(base_folder, folder)
+  # What a run that was killed has left is written again.
+  (folder / safetensors.SINGLE).unlink(missing_ok=True)
   path = f'{base_folder}+{adapter}'
   with checkpoints.open_checkpoint(path) as source:
     infos = {name: source.info(name) for name in source.names()}
