@@ -38,6 +38,7 @@ from automerge_jax.tasks.partition import Item
 from automerge_jax.types import TRUNCATED, UNPARSED
 
 CHECKPOINTS = 'checkpoints'
+_NO_MATTER = ('checkpoint_every', 'train_head')  # to a language expert
 
 
 def make_expert(
@@ -199,7 +200,7 @@ def settings_of(
     'task': dataclasses.asdict(task),
     'items': hashlib.sha256(ids.encode()).hexdigest(),
     **sizes,
-    **{k: v for k, v in values.items() if k != 'checkpoint_every'},
+    **{name: v for name, v in values.items() if name not in _NO_MATTER},
   }
   return json.loads(json.dumps(settings))  # as it is read back
 
