@@ -70,8 +70,13 @@ def write_adapter(
 def write_merged(
   folder: pathlib.Path, base_folder: pathlib.Path, adapter: pathlib.Path
 ) -> None:
-  """Writes the base with an adapter added, as `BASE+ADAPTER` reads."""
+  """Writes the base with an adapter added, as `BASE+ADAPTER` reads.
+
+  Replaces weights that are there, such as those of a run that was killed.
+  """
   folder.mkdir(parents=True, exist_ok=True)
+  for path in folder.glob('*.safetensors*'):
+    path.unlink()
   experts.copy_companions(base_folder, folder)
   # What a run that was killed has left is written again.
   (folder / safetensors.SINGLE).unlink(missing_ok=True)

@@ -38,7 +38,19 @@ from automerge_jax.tasks.partition import Item
 from automerge_jax.types import TRUNCATED, UNPARSED
 
 CHECKPOINTS = 'checkpoints'
-_NO_MATTER = ('checkpoint_every', 'train_head')  # to a language expert
+_DECIDE = (  # options that an expert depends on
+  'epochs',
+  'batch_size',
+  'learning_rate',
+  'warmup',
+  'weight_decay',
+  'clip',
+  'lengths',
+  'seed',
+  'frozen',
+  'rank',
+  'alpha',
+)
 
 
 def make_expert(
@@ -193,14 +205,13 @@ def settings_of(
     options: how.
     **sizes: items of each split.
   """
-  values = dataclasses.asdict(options)
   ids = '\n'.join(item.id for item in items)
   settings = {
     'base': base,
     'task': dataclasses.asdict(task),
     'items': hashlib.sha256(ids.encode()).hexdigest(),
     **sizes,
-    **{name: v for name, v in values.items() if name not in _NO_MATTER},
+    **{name: getattr(options, name) for name in _DECIDE},
   }
   return json.loads(json.dumps(settings))  # as it is read back
 
