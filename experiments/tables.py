@@ -79,14 +79,95 @@ def merge_speed(results: dict) -> str:
   return '\n'.join(lines)
 
 
-TABLES = {'encoder_suite': encoder_suite, 'merge_speed': merge_speed}
+def eval_speed(results: dict) -> str:
+  """Scoring models beside torch, on the same items."""
+  f, peers = results['figures'], results['environment']['peers']
+  rows = [
+    (
+      f'MiniLM classification, {f["minilm_items"]} texts',
+      f['minilm_s'],
+      f['minilm_torch_s'],
+      f['minilm_speed_vs_torch'],
+    ),
+    *(
+      (
+        f'SmolLM2-135M likelihood, {label}',
+        f[f'likelihood_{name}_s'],
+        f[f'likelihood_{name}_torch_s'],
+        f[f'likelihood_{name}_speed_vs_torch'],
+      )
+      for name, label in (
+        ('words', 'answers of one word'),
+        ('endings', 'four endings of ten words'),
+      )
+    ),
+    (
+      'SmolLM2-135M, 64 new tokens, batch 8',
+      f['generation_s'],
+      f['generation_torch_s'],
+      f['smollm2_generation_speed_vs_torch'],
+    ),
+  ]
+  lines = ['| same items, two threads | ours | torch | faster |']
+  lines += ['|---|---|---|---|']
+  lines += [
+    f'| {name} | {ours:.1f} s | {theirs:.1f} s | {ratio:.1f}x |'
+    for name, ours, theirs, ratio in rows
+  ]
+  lines += [
+    '',
+    f'float32 on 2 CPU cores, medians of {results["environment"]["repeats"]} '
+    f'turns, beside transformers {peers["transformers"]} with torch '
+    f'{peers["torch"]} (likelihoods: lm-eval {peers["lm_eval"]}). Likelihoods '
+    f'run at {f["matmul_rate_fraction"]:.0%} of the matmul rate of the '
+    'machine, counted without padding and shared prompts once.',
+  ]
+  return '\n'.join(lines)
+
+
+_SUITES = {
+  'lm_suite': 'SmolLM2-135M, four LoRA experts',
+  'vision_suite': 'ViT-S/14, four image experts',
+  'domain_suite': 'MiniLM, sentiment in four domains',
+}
+
+
+def suites(every: dict[str, dict]) -> str:
+  """Held-out means of the other suites, a row each."""
+  names = [name for name in _ROWS if name != 'modelwise']
+  head = ['suite', *(_ROWS[name] for name in names), 'search − TA (95%)']
+  lines = ['| ' + ' | '.join(head) + ' |', '|---' * len(head) + '|']
+  for key, label in _SUITES.items():
+    figures, intervals = every[key]['figures'], every[key]['intervals']
+    low, high = intervals['lfs_minus_task_arithmetic']
+    cells = [f'{figures[f"{name}_heldout_mean"]:.3f}' for name in names]
+    seeds = len(every[key]['seeds'])
+    lines.append(
+      f'| {label}; {seeds} seed{"s" if seeds > 1 else ""}, '
+      f'{figures["heldout_items"]} held-out items | '
+      + ' | '.join(cells)
+      + f' | {figures["lfs_minus_task_arithmetic"]:+.3f} '
+      f'({low:+.3f} to {high:+.3f}) |'
+    )
+  return '\n'.join(lines)
+
+
+TABLES = {
+  'encoder_suite': (encoder_suite, 'encoder_suite'),
+  'merge_speed': (merge_speed, 'merge_speed'),
+  'eval_speed': (eval_speed, 'eval_speed'),
+  'suites': (suites, *_SUITES),
+}
 
 
 def render(readme: str) -> str:
   """The README with every `<!-- results:NAME -->` block written anew."""
-  for name, table in TABLES.items():
-    path = _PROJECT / 'results' / f'{name}.json'
-    text = table(json.loads(path.read_text()))
+  for name, (table, *files) in TABLES.items():
+    read = {
+      file: json.loads((_PROJECT / 'results' / f'{file}.json').read_text())
+      for file in files
+    }
+    text = table(read if len(files) > 1 else read[files[0]])
     block = f'<!-- results:{name} -->\n{text}\n<!-- end -->'
     pattern = rf'<!-- results:{name} -->.*?<!-- end -->'
     readme, found = re.subn(
