@@ -25,13 +25,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.train.select, config.train.heldout = 200, 400
   config.train.shared_head = True
   config.experts = 'runs/domain_suite/experts'
-  config.search = searches.layerwise()
-  config.search.candidates = 50
-  config.search.rungs = (50, 200)
-  config.search.gradient_steps = 24
-  config.search.minibatches = 8
-  config.search.ties_scales = (0.8, 1.2)
-  config.search.ties_densities = (0.2, 0.5)
-  config.search.select = 200
+  config.search = searches.brief()
   config.search.heldout = 400
   return config

@@ -35,6 +35,19 @@ def layerwise(method: str = 'task_arithmetic') -> ml_collections.ConfigDict:
   return config
 
 
+def brief(method: str = 'task_arithmetic') -> ml_collections.ConfigDict:
+  """Layer-wise fusion in minutes: fewer candidates, items and baselines."""
+  config = layerwise(method)
+  config.candidates = 50
+  config.rungs = (50, 200)
+  config.gradient_steps = 24
+  config.minibatches = 8
+  config.ties_scales = (0.8, 1.2)
+  config.ties_densities = (0.2, 0.5)
+  config.select = 200
+  return config
+
+
 def modelwise(method: str = 'task_arithmetic') -> ml_collections.ConfigDict:
   """Model-wise merging: one coefficient an expert."""
   config = layerwise(method)

@@ -56,15 +56,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.tasks = tasks()
   config.train = train()
   config.experts = 'runs/vision_suite/experts'
-  config.search = searches.layerwise()
+  config.search = searches.brief()
   config.search.components = 'coarse'
-  config.search.candidates = 50
-  config.search.rungs = (50, 200)
-  config.search.gradient_steps = 24
-  config.search.minibatches = 8
-  config.search.ties_scales = (0.8, 1.2)
-  config.search.ties_densities = (0.2, 0.5)
-  config.search.select = 200
   config.search.heldout = 300
   if arg == 'runlocal':
     config.train = train(examples=64, epochs=1)
