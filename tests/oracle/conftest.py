@@ -29,7 +29,7 @@ def ask_peer(tmp_path):
       check=False,
       capture_output=True,
       text=True,
-      timeout=600,
+      timeout=1800,
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     with np.load(answer) as file:
