@@ -3,10 +3,16 @@
   python -m experiments.finetune --config=configs/lm_suite.py \
     --workdir=runs/lm_suite
 
-takes the adapters in configs/lm_suite_adapters, which were made by this config,
-and adds them to the base, in a minute; `--config.adapters=` trains them again,
-in some five minutes an expert. `--config=configs/lm_suite.py:runlocal` is a
-smoke run.
+takes the adapters in configs/lm_suite_adapters, which this config made, and
+adds them to the base, in half a minute; `--config.adapters=` trains them again,
+some 16 examples a second on two cores: 2 to 9 minutes an expert. Held-out
+accuracies are 0.838 (sarcasm), 0.860 (movie), 0.935 (topic) and 0.464
+(arithmetic).
+`--config=configs/lm_suite.py:runlocal` is a smoke run of two minutes.
+
+Learning rates were chosen on 250 select items: movie, 1,000 examples once,
+0.828 at 3e-4 and 0.856 at 1e-3; arithmetic, 2,000 twice, 0.248 at 1e-3 and
+0.304 at 3e-3.
 """
 
 import ml_collections
