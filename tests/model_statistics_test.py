@@ -40,7 +40,8 @@ def tokens_of(count, seed=0, most=28):
 
 def buckets(tokens):
   zeros = [0] * len(tokens)
-  return classification.bucket(tokens, zeros, zeros, tokens_per_chunk=64)
+  lengths = (16, 32)  # longer than some texts, so that there is padding
+  return classification.bucket(tokens, zeros, zeros, lengths, 64)
 
 
 def close(have, want, tolerance):
