@@ -103,8 +103,8 @@ def eval_speed(results: dict) -> str:
     ),
     (
       'SmolLM2-135M, 64 new tokens, batch 8',
-      f['generation_s'],
-      f['generation_torch_s'],
+      f['generation_batch_8_s'],
+      f['generation_batch_8_torch_s'],
       f['smollm2_generation_speed_vs_torch'],
     ),
   ]
