@@ -96,7 +96,7 @@ class _State(NamedTuple):
   token: Array
   made: Array
   stop: Array
-  tokens: Array
+  tokens: Any
   log_likelihood: Array
   steps: Array
 
@@ -160,6 +160,7 @@ def _start(family: Family, params: Params, queue: Queue) -> _State:
   total, rows = queue.length.shape[0], queue.batch
 
   def empty(inputs):
+    assert family.cache is not None
     inputs = {name: leaf[0] for name, leaf in inputs.items()}
     return family.cache(params, inputs, queue.memory)
 
