@@ -136,6 +136,7 @@ def _columns(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         'name': 'Mean' if task is None else task,
         'metric': None if task is None else summary['metrics'][task],
         'n': None if task is None else near[0]['n'],
+        'notes': _common_notes(models, task),
         'low': min(cell['low'] for cell in near),
         'high': max(cell['high'] for cell in near),
         'best': max(
@@ -144,6 +145,12 @@ def _columns(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
       }
     )
   return columns
+
+
+def _common_notes(models: Mapping[str, Any], task: str | None) -> list[str]:
+  """What is to be noted of every model: texts are cut alike for all."""
+  told = [notes(_cell(models[name], task)) for name in ordered(models)]
+  return [note for note in told[0] if all(note in other for other in told)]
 
 
 def _own(summary: Mapping[str, Any], task: str | None) -> Mapping[str, Any]:
@@ -173,7 +180,7 @@ def _marked(
     'low': cell['low'],
     'high': cell['high'],
     'best': cell['accuracy'] == column['best'],
-    'notes': notes(cell),
+    'notes': [note for note in notes(cell) if note not in column['notes']],
   }
 
 
