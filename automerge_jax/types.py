@@ -75,6 +75,10 @@ class Family:
     step: `(layer_params, carry, layer_info, memory) -> (carry, memory)`: as
       `block`, reading and extending one layer's memory.
     max_tokens: most tokens of a text; None without a limit.
+    branches: (filter, offset) of the stored tensors whose scaling scales what a
+      layer adds to the residual stream: w becomes s (w + offset) - offset. The
+      first counts whose filter is part of the name. Empty where layers cannot
+      be restacked.
     encoder: of an encoder-decoder model: a family over the same Params whose
       outputs `forward` hands to this one as `encoded`; this one's own tokens
       are then `decoder_ids`, `decoder_mask`, ...
@@ -95,6 +99,7 @@ class Family:
   step: Callable[..., tuple[Carry, Any]] | None = None
   max_tokens: int | None = None
   encoder: 'Family | None' = None
+  branches: tuple[tuple[str, float], ...] = ()
 
 
 @jax.tree_util.register_dataclass
@@ -248,6 +253,8 @@ class MergeMethod:
       Stored.whole`, where `stacks()` gives (stored name, [K, ...]) of each
       tensor and may be called again.
     statistics: names of what it needs measured on data.
+    switch: it branches on a coefficient, so stacked layers are merged one by
+      one and not side by side, which would take every branch.
   """
 
   name: str
@@ -261,13 +268,29 @@ class MergeMethod:
   semantics: str = 'mergekit-0.1.5'
   whole: Callable[..., Mapping[str, Any]] | None = None
   statistics: tuple[str, ...] = ()
+  switch: bool = False
+
+
+class LayerProgram(NamedTuple):
+  """Which layers are stacked in which order; S positions, a fixed number.
+
+  Attributes:
+    layer: of the sources, at each position, int32 [S].
+    scale: of what the layer adds to the residual stream, float32 [S].
+    active: whether there is a layer at all, bool [S].
+  """
+
+  layer: Array
+  scale: Array
+  active: Array
 
 
 class SearchSpace(NamedTuple):
   """A typed space of recipes over the unit cube.
 
   Candidates travel as coefficients `c [D]` in natural units on a decimal grid:
-  what is scored is exactly what the recipe says.
+  what is scored is exactly what the recipe says. Of a categorical dimension of
+  n options, c is the index 0 to n - 1 and x in [i / n, (i + 1) / n) means i.
 
   Attributes:
     names: D names, one a dimension, `parameter/expert/layers/component`.
@@ -275,8 +298,16 @@ class SearchSpace(NamedTuple):
       one expert belong together before anything is known of their layers.
     quantise: `x [D] -> c [D]`, x clipped to [0, 1]; jittable.
     encode: `c [D] -> x [D]`; the inverse up to the grid.
-    decode: `c [D] -> MergePlan`; pure indexing, jittable, differentiable.
+    decode: `c [D] -> MergePlan`; pure indexing, jittable, differentiable in
+      what is no category. With a `program`, leaves of `layers` are by position,
+      [K, S] or [S], and not by source layer.
     describe: `c [D] -> Recipe`; on the host.
+    choices: options of each dimension, int [D]: 0 for a float; None: all are.
+    active: `c [D] -> bool [D]`, which dimensions change the recipe; jittable.
+      None: all do.
+    program: `c [D] -> LayerProgram`, jittable; None where all layers stay.
+    starts: (origin, c [D]) start designs of the space's own; None where the
+      baselines' grid of weights serves.
   """
 
   names: tuple[str, ...]
@@ -285,20 +316,42 @@ class SearchSpace(NamedTuple):
   encode: Callable[[Array], Array]
   decode: Callable[[Array], MergePlan]
   describe: Callable[[Any], Any]
+  choices: Any = None
+  active: Callable[[Array], Array] | None = None
+  program: Callable[[Array], LayerProgram] | None = None
+  starts: tuple[tuple[str, Any], ...] | None = None
+
+
+class Told(NamedTuple):
+  """All that was proposed so far, and how good it is; N rows, a fixed number.
+
+  Attributes:
+    x: proposals on the grid, [N, D]; rows that are not filled yet hold 0.5.
+    scores: rank scores over all rows, [N]: higher is better, and only their
+      order counts. They are made anew for every `tell`: who got to a higher
+      rung comes first; of several objectives by front, then crowding; who
+      breaks a constraint comes behind. -inf where a row is not filled.
+    fresh: rows of the last generation, int32 [P].
+  """
+
+  x: Array
+  scores: Array
+  fresh: Array
 
 
 class Optimizer(NamedTuple):
   """A search algorithm as pure functions; scores are always maximised.
 
+  All are jitted, and exact by their keys.
+
   Attributes:
-    init: `(key, mean [D], correlation [D, D]) -> state`.
+    init: `(key, told) -> state`, from the start designs; `fresh` says nothing.
     ask: `(key, state) -> (x [P, D], state)`, x within [0, 1].
-    tell: `(key, x [P, D], scores [P], state) -> state`; only the order of the
-      scores counts.
+    tell: `(key, told, state) -> state`; `fresh` are the rows just asked for.
     mean: `state -> x [D]`, the centre of the distribution; None without one.
   """
 
-  init: Callable[..., Any]
-  ask: Callable[..., Any]
-  tell: Callable[..., Any]
-  mean: Callable[[Any], Array] | None
+  init: Callable[[Array, Told], Any]
+  ask: Callable[[Array, Any], tuple[Array, Any]]
+  tell: Callable[[Array, Told, Any], Any]
+  mean: Callable[[Any], Array] | None = None

@@ -70,13 +70,45 @@ class Source:
   layers: tuple[int, int] | None = None
 
 
+class Scale(NamedTuple):
+  """A factor on merged tensors: w becomes value (w + offset) - offset.
+
+  Attributes:
+    filter: part of the stored name; None: any name.
+    value: the factor.
+    offset: what the architecture adds to the weight when it uses it.
+  """
+
+  filter: str | None
+  value: float
+  offset: float = 0.0
+
+
 @dataclasses.dataclass(frozen=True)
 class Slice:
-  """Layers of the output: as many layers of each source, merged pairwise."""
+  """Layers of the output: as many layers of each source, merged pairwise.
 
-  sources: tuple[Source, ...]
+  All but the first three are beyond mergekit's grammar.
+
+  Attributes:
+    sources: what is merged; empty with `parts`.
+    base_model: the base, where it is not the recipe's.
+    parameters: settings of this slice.
+    merge_method: where it is not the recipe's.
+    scales: applied to what is merged; the first whose filter is part of a
+      tensor's name counts.
+    filter: of a part: what the names of its tensors contain; None: any name.
+    parts: slices of the same depth for some tensors each; the first counts
+      whose filter is part of a tensor's stored name.
+  """
+
+  sources: tuple[Source, ...] = ()
   base_model: str | None = None
   parameters: Mapping[str, Setting] = dataclasses.field(default_factory=dict)
+  merge_method: str | None = None
+  scales: tuple[Scale, ...] = ()
+  filter: str | None = None
+  parts: tuple['Slice', ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
