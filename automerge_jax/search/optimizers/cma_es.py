@@ -1,25 +1,34 @@
 """CMA-ES (https://arxiv.org/abs/1604.00772), evosax's, as pure functions."""
 
+from typing import Any, NamedTuple
+
 import evosax.algorithms
 import jax
 import jax.numpy as jnp
 
-from automerge_jax.types import Array, Optimizer
+from automerge_jax.types import Array, Optimizer, SearchSpace, Told
 
 
-def cma_es(population: int, num_dims: int, std: float = 0.15) -> Optimizer:
+class State(NamedTuple):
+  """State of an evolution strategy and what it asked for last, [P, D]."""
+
+  strategy: Any
+  asked: Array
+
+
+def cma_es(population: int, space: SearchSpace, std: float = 0.15) -> Optimizer:
   """CMA-ES on [0, 1]^D whose first covariance is the space's prior.
 
-  Proposals are clipped to the box before they are scored and told, so the
-  distribution stays where candidates are. Clipped steps are too short for the
-  negative weights of active CMA-ES: at an optimum on an edge these make the
-  covariance indefinite and the step size explode, so there are none. Build
-  once and reuse: evosax hashes an algorithm by identity, an equal second one
-  compiles again.
+  It starts at the best row told. Proposals are clipped to the box before they
+  are scored and told, so the distribution stays where candidates are. Clipped
+  steps are too short for the negative weights of active CMA-ES: at an optimum
+  on an edge these make the covariance indefinite and the step size explode, so
+  there are none. Build once and reuse: evosax hashes an algorithm by identity,
+  an equal second one compiles again.
 
   Args:
     population: P, at least 4.
-    num_dims: D.
+    space: gives D, the prior correlation and what is categorical.
     std: initial standard deviation of every dimension.
 
   Raises:
@@ -28,27 +37,59 @@ def cma_es(population: int, num_dims: int, std: float = 0.15) -> Optimizer:
   if population < 4:
     raise ValueError(f'CMA-ES needs a population of at least 4, {population=}')
   algorithm = evosax.algorithms.CMA_ES(
-    population_size=population, solution=jnp.zeros(num_dims)
+    population_size=population, solution=jnp.zeros(len(space.names))
   )
   algorithm.use_negative_weights = False
   params = algorithm.default_params.replace(std_init=jnp.asarray(std))
 
-  def init(key: Array, mean: Array, correlation: Array):
+  def init(key: Array, mean: Array):
     state = algorithm.init(key, mean, params)
-    return state.replace(C=jnp.asarray(correlation, jnp.float32))
+    return state.replace(C=jnp.asarray(space.correlation, jnp.float32))
+
+  return from_evosax(algorithm, params, init, population, space)
+
+
+def from_evosax(
+  algorithm, params, init, population: int, space: SearchSpace
+) -> Optimizer:
+  """A distribution of evosax's as an optimizer.
+
+  Args:
+    algorithm: of evosax.
+    params: its parameters.
+    init: `(key, mean [D]) -> state` of the algorithm.
+    population: P.
+    space: what is searched.
+  """
+  shape = population, len(space.names)
+  floats = jnp.ones(shape[1], bool)
+  if space.choices is not None:
+    floats = jnp.asarray(space.choices) == 0
 
   # evosax broadcasts vectors over matrices, which a caller may have forbidden.
-  def ask(key: Array, state):
+  def start(key: Array, told: Told) -> State:
+    best = told.x[jnp.argmax(told.scores)]
     with jax.numpy_rank_promotion('allow'):
-      x, state = algorithm.ask(key, state, params)
-    return jnp.clip(x, 0.0, 1.0), state
+      return State(init(key, best), jnp.broadcast_to(best[None], shape))
 
-  def tell(key: Array, x: Array, scores: Array, state):
-    with jax.numpy_rank_promotion('allow'):  # and it minimises
-      state, _ = algorithm.tell(key, x, -scores, state, params)
-    return state
+  def ask(key: Array, state: State):
+    with jax.numpy_rank_promotion('allow'):
+      x, strategy = algorithm.ask(key, state.strategy, params)
+    x = jnp.clip(x, 0.0, 1.0)
+    return x, State(strategy, x)
 
-  def mean(state) -> Array:
-    return jnp.clip(algorithm.get_mean(state), 0.0, 1.0)
+  def tell(key: Array, told: Told, state: State) -> State:
+    # A category says nothing of where in its bin x was: told its centre, the
+    # distribution would shrink onto it.
+    x = jnp.where(floats[None], told.x[told.fresh], state.asked)
+    worse = jnp.argsort(jnp.argsort(-told.scores[told.fresh]))
+    with jax.numpy_rank_promotion('allow'):  # evosax minimises
+      strategy, _ = algorithm.tell(
+        key, x, worse.astype(x.dtype), state.strategy, params
+      )
+    return State(strategy, state.asked)
 
-  return Optimizer(init, jax.jit(ask), jax.jit(tell), mean)
+  def mean(state: State) -> Array:
+    return jnp.clip(algorithm.get_mean(state.strategy), 0.0, 1.0)
+
+  return Optimizer(jax.jit(start), jax.jit(ask), jax.jit(tell), mean)

@@ -3,21 +3,26 @@
 import jax
 import jax.numpy as jnp
 
-from automerge_jax.types import Array, Optimizer
+from automerge_jax.types import Array, Optimizer, SearchSpace, Told
 
 
-def random_search(population: int, num_dims: int) -> Optimizer:
-  """Independent uniform proposals on [0, 1]^D; learns nothing."""
+def random_search(population: int, space: SearchSpace) -> Optimizer:
+  """Independent uniform proposals on [0, 1]^D; learns nothing.
 
-  def init(key: Array, mean: Array, correlation: Array):
-    del key, mean, correlation
+  Bins of a categorical dimension are equally wide, so its options are equally
+  frequent.
+  """
+  num_dims = len(space.names)
+
+  def init(key: Array, told: Told):
+    del key, told
     return {'generation': jnp.zeros((), jnp.int32)}
 
   def ask(key: Array, state):
     return jax.random.uniform(key, (population, num_dims)), state
 
-  def tell(key: Array, x: Array, scores: Array, state):
-    del key, x, scores
+  def tell(key: Array, told: Told, state):
+    del key, told
     return {'generation': state['generation'] + 1}
 
-  return Optimizer(init, jax.jit(ask), jax.jit(tell), None)
+  return Optimizer(jax.jit(init), jax.jit(ask), jax.jit(tell), None)
