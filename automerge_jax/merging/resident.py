@@ -96,7 +96,12 @@ def tensor_stack(
   return stack
 
 
-def merge(method: MergeMethod, plan: MergePlan, stack: ExpertStack) -> Params:
+def merge(
+  method: MergeMethod,
+  plan: MergePlan,
+  stack: ExpertStack,
+  layer: Array | None = None,
+) -> Params:
   """Merged Params; pure and jittable.
 
   Pass `stack` as an argument of the jitted function, never by closure: as a
@@ -106,18 +111,65 @@ def merge(method: MergeMethod, plan: MergePlan, stack: ExpertStack) -> Params:
     method: the merge method.
     plan: coefficients by leaf, per expert [K, L] or [K], shared [L] or [].
     stack: base, experts and facts.
+    layer: the source layer at each position, int32 [S]; layers of the result,
+      and of the plan, are then by position. They are gathered and merged one
+      by one, as they also are for a method that switches.
   """
   bases, stacks = trees.flatten(stack.base), trees.flatten(stack.stack)
   shared = {p.name for p in method.parameters if not p.per_expert}
   layer_axis = {f.name: f.lead if f.elementwise else 0 for f in method.facts}
   merged = {}
   for path, base in bases.items():
-    rule = method.merge
-    if path.startswith('layers/'):
-      axes = {name: 0 if name in shared else 1 for name in plan[path]}
-      rule = jax.vmap(rule, in_axes=(axes, layer_axis, 0, 1))
-    merged[path] = rule(plan[path], stack.facts[path], base, stacks[path])
+    given = plan[path], stack.facts[path], base, stacks[path]
+    if not path.startswith('layers/'):
+      merged[path] = method.merge(*given)
+      continue
+    axes = {name: 0 if name in shared else 1 for name in plan[path]}
+    if layer is None and not method.switch:
+      rule = jax.vmap(method.merge, in_axes=(axes, layer_axis, 0, 1))
+      merged[path] = rule(*given)
+    else:
+      each = jnp.arange(len(base)) if layer is None else layer
+      merged[path] = _by_position(method, axes, layer_axis, each, *given)
   return trees.unflatten(merged)
+
+
+def _by_position(
+  method: MergeMethod,
+  axes: Mapping[str, int],
+  layer_axis: Mapping[str, int],
+  layer: Array,
+  plan: Mapping[str, Array],
+  facts: Mapping[str, Array],
+  base: Array,
+  stack: Array,
+) -> Array:
+  """One leaf [S, ...], so that no more than one layer of K is gathered.
+
+  Args:
+    method: the merge method.
+    axes: the positions' axis of each coefficient.
+    layer_axis: the layers' axis of each fact.
+    layer: the source layer at each position, [S].
+    plan: coefficients of the leaf.
+    facts: facts of the leaf.
+    base: [L, ...].
+    stack: [K, L, ...].
+  """
+
+  def one(at: tuple[Array, dict[str, Array]]) -> Array:
+    source, coefficients = at
+
+    def of(array: Array, axis: int) -> Array:
+      return jax.lax.dynamic_index_in_dim(array, source, axis, keepdims=False)
+
+    own = {name: of(fact, layer_axis[name]) for name, fact in facts.items()}
+    return method.merge(coefficients, own, of(base, 0), of(stack, 1))
+
+  by_position = {
+    name: jnp.moveaxis(value, axes[name], 0) for name, value in plan.items()
+  }
+  return jax.lax.map(one, (layer, by_position))
 
 
 def _pack_facts(

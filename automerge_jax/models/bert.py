@@ -269,6 +269,7 @@ def family(config: Config, name: str = 'bert') -> Family:
       for buffer in ('position_ids', 'token_type_ids')
     ),
     max_tokens=c.max_tokens,
+    branches=(('output.dense', 0.0),),
   )
 
 

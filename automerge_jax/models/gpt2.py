@@ -226,6 +226,7 @@ def family(config: Config) -> Family:
     cache=cache,
     step=layer,
     max_tokens=c.max_positions,
+    branches=() if c.scale_by_layer else (('c_proj', 0.0),),
   )
 
 

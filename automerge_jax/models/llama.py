@@ -16,7 +16,7 @@ import numpy as np
 
 from automerge_jax.models import attention, rope
 from automerge_jax.models.llama_config import Config, config_from_hf
-from automerge_jax.models.llama_keys import COMPONENTS, keys, skip
+from automerge_jax.models.llama_keys import COMPONENTS, branches, keys, skip
 from automerge_jax.types import Array, Family, Params
 
 __all__ = ['Config', 'config_from_hf', 'family']
@@ -189,4 +189,5 @@ def family(config: Config) -> Family:
     cache=cache,
     step=layer,
     max_tokens=c.max_tokens,
+    branches=branches(c),
   )

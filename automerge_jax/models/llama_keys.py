@@ -43,6 +43,16 @@ def keys(config: Config) -> tuple[Key, ...]:
   return tuple(rows)
 
 
+def branches(config: Config) -> tuple[tuple[str, float], ...]:
+  """What scales what a layer adds: see `Family.branches`."""
+  if config.post_norms:  # which undo a projection's scale
+    return (
+      ('post_attention_layernorm', config.norm_offset),
+      ('post_feedforward_layernorm', config.norm_offset),
+    )
+  return (('o_proj', 0.0), ('down_proj', 0.0))
+
+
 def skip(config: Config) -> tuple[str, ...]:
   """Buffers that old checkpoints hold and the config says as well."""
   return tuple(

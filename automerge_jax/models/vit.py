@@ -308,6 +308,7 @@ def family(config: Config) -> Family:
     keys=_keys(config),
     components=vit_layouts.components(layout, config.swiglu),
     skip=config.skip,
+    branches=tuple((part, 0.0) for part in layout.branches),
   )
 
 

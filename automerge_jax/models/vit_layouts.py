@@ -47,6 +47,7 @@ class Layout(NamedTuple):
     inside: of the encoder, what a checkpoint may have or not.
     beside: beside the encoder, what a checkpoint may have or not.
     projections: parts of names: query, key, value, attention, MLP's input.
+    branches: parts of names of what scales what a layer adds.
     activation: where a config does not say.
     scaled: whether a layer scales what it adds.
     normalised: whether the last hidden states are.
@@ -60,6 +61,7 @@ class Layout(NamedTuple):
   inside: Table
   beside: Table
   projections: tuple[str, str, str, str, str]
+  branches: tuple[str, ...]
   activation: str = 'gelu'
   scaled: bool = False
   normalised: bool = True
@@ -90,6 +92,7 @@ _CLIP = Layout(
     'classifier': ('final/classifier', _DENSE),
   },
   projections=('q_proj', 'k_proj', 'v_proj', 'self_attn', 'fc1'),
+  branches=('out_proj', 'fc2'),
   activation='quick_gelu',
   normalised=False,
 )
@@ -110,6 +113,7 @@ LAYOUTS: dict[str, Layout] = {
     inside={'embeddings.mask_token': ('stem/mask_token', _ITSELF)},
     beside={'classifier': ('final/classifier', _DENSE)},
     projections=('query', 'key', 'value', 'attention', 'fc1'),
+    branches=('layer_scale',),
     scaled=True,
   ),
   'vit': Layout(
@@ -131,6 +135,7 @@ LAYOUTS: dict[str, Layout] = {
     },
     beside={'classifier': ('final/classifier', _DENSE)},
     projections=('query', 'key', 'value', 'attention', 'intermediate'),
+    branches=('output.dense',),
   ),
   'clip_vision_model': _CLIP,
   'clip': _CLIP,

@@ -17,6 +17,7 @@ from automerge_jax.types import (
   ExpertStack,
   Family,
   ItemScores,
+  LayerProgram,
   MergeMethod,
   MergePlan,
   Params,
@@ -81,6 +82,7 @@ def population_scorer(
   rungs: int,
   batch_size: int | None = None,
   dtype: str = 'float32',
+  program: Callable[[Array], LayerProgram] | None = None,
 ) -> Callable[..., tuple[ItemScores, sanity.Vitals]]:
   """Scores a population in one call, merging each candidate on the device.
 
@@ -93,6 +95,8 @@ def population_scorer(
       which needs the memory of one merged model and really skips the inactive
       and the broken.
     dtype: in which merged models compute.
+    program: from coefficients to which layers stand where; None keeps all. It
+      needs a stack of whole models.
 
   Returns:
     Jitted `(c [P, D], active [P], stack, heads, gate, data, num_items) ->
@@ -126,7 +130,8 @@ def population_scorer(
     chex.assert_shape(active, (c.shape[0],))
 
     def evaluate(c_one: Array):
-      model = shared.merged(family, method, decode(c_one), stack, dtype)
+      placed = program(c_one) if program else None
+      model = shared.merged(family, method, decode(c_one), stack, dtype, placed)
 
       def scored() -> ItemScores:
         return score(model, heads, data, num_items)

@@ -99,8 +99,11 @@ def ascent(
   )
 
   def value(x, stack: ExpertStack, heads, data, weights) -> Array:
-    plan = space.decode(space.quantise(x))
-    model = shared.merged(family, method, plan, stack, dtype)
+    c = space.quantise(x)
+    program = space.program(c) if space.program else None
+    model = shared.merged(
+      family, method, space.decode(c), stack, dtype, program
+    )
     total = jnp.zeros(())
     for part in data:
       scores, slots = kinds.scores(*model(part), heads, part)

@@ -15,10 +15,12 @@ import numpy as np
 
 from automerge_jax.merging import resident
 from automerge_jax.models import base as models
+from automerge_jax.models import program as programs
 from automerge_jax.types import (
   Array,
   ExpertStack,
   Family,
+  LayerProgram,
   MergeMethod,
   MergePlan,
   Params,
@@ -80,6 +82,7 @@ def merged(
   plan: MergePlan,
   stack: ExpertStack,
   dtype: str,
+  program: LayerProgram | None = None,
 ) -> Callable[[Any], tuple[Family, Params]]:
   """A candidate: `data -> (family, params)` that this data is run with.
 
@@ -89,7 +92,15 @@ def merged(
     plan: for whole models.
     stack: what `build` made.
     dtype: in which merged models compute.
+    program: which layers stand at which position; layers of the plan are then
+      by position, and the stack must hold whole models.
   """
+  if program is not None:
+    assert stack.below is None, 'programs need stacks of whole models'
+    whole = resident.merge(method, plan, stack, program.layer)
+    params = cast(programs.fold(family, whole, program.scale), dtype)
+    restacked = programs.family(family, program)
+    return lambda data: (restacked, params)
   if stack.below is None:
     params = cast(resident.merge(method, plan, stack), dtype)
     return lambda data: (family, params)

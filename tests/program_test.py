@@ -1,0 +1,212 @@
+"""Layer programs against a plain loop over layers."""
+
+import json
+import pathlib
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from automerge_jax.models import base, program, registry
+from automerge_jax.types import LayerProgram
+from tests import text_models, tiny_decoder
+
+DATA = pathlib.Path(__file__).parent / 'testdata'
+RECORDED = {
+  'llama2_biases': 'llama_tiny',
+  'qwen3': 'llama_tiny',
+  'gemma2': 'llama_tiny',
+  'gemma3': 'llama_tiny',
+  'vit': 'vit_tiny',
+  'dinov2': 'vit_tiny',
+  'clip_vision': 'vit_tiny',
+}
+CASES = (*RECORDED, 'bert_masked', 'roberta_masked', 'gpt2_untied', 'own')
+# What a layer adds, before it is added: the last module of each branch.
+BRANCHES = {
+  'llama': ('attention/output', 'mlp/down'),
+  'gemma2': ('attention_post_norm', 'mlp_post_norm'),
+}
+BRANCHES['qwen3'] = BRANCHES['llama']
+BRANCHES['gemma3_text'] = BRANCHES['gemma2']
+OTHERS = ('attention/output', 'mlp_output')
+
+
+def _model(case, **entries):
+  """Family, params and inputs of a recorded or drawn tiny model."""
+  if case == 'own':
+    inputs = {'ids': np.arange(24).reshape(3, 8) % tiny_decoder.VOCAB}
+    inputs['mask'] = np.ones((3, 8), np.int32)
+    family, params = tiny_decoder.model()
+    return family, jax.tree.map(jnp.asarray, params), inputs
+  if case not in RECORDED:
+    config = text_models.config(case)
+    stored, inputs = (text_models.of(case, k) for k in ('weights', 'inputs'))
+  else:
+    with np.load(DATA / f'{RECORDED[case]}.npz') as file:
+      own = {
+        name.removeprefix(f'{case}/'): file[name]
+        for name in file
+        if name.startswith(f'{case}/')
+      }
+    config = json.loads(str(own.pop('config')))
+    stored = {
+      name.removeprefix('weights/'): own[name]
+      for name in own
+      if name.startswith('weights/')
+    }
+    inputs = {name: own[name] for name in ('ids', 'mask') if name in own}
+    if not inputs:
+      pixels = next(own[name] for name in own if name.endswith('/pixels'))
+      inputs = {'pixels': pixels.astype(np.float32)}
+  family = registry.from_config(config | entries, list(stored))
+  params = base.pack(family.keys, stored)
+  return family, jax.tree.map(jnp.asarray, params), inputs
+
+
+def _programs(family, count, positions=5, seed=0):
+  """Random programs with repeats and skips, leaves [count, S]."""
+  draw = np.random.default_rng(seed)
+  shape = count, positions
+  active = draw.integers(0, 2, shape).astype(bool)
+  active[:, draw.integers(positions)] = True
+  return LayerProgram(
+    jnp.asarray(draw.integers(0, family.num_layers, shape), jnp.int32),
+    jnp.asarray(draw.uniform(0.3, 1.6, shape), jnp.float32),
+    jnp.asarray(active),
+  )
+
+
+def _one(programs, i):
+  return LayerProgram(*(leaf[i] for leaf in programs))
+
+
+def _identity(count):
+  return LayerProgram(jnp.arange(count), jnp.ones(count), jnp.ones(count, bool))
+
+
+def _run(family, params, inputs, steps):
+  """Outputs by a program, from the parameters of the sources' layers."""
+  layers = jax.tree.map(lambda leaf: leaf[steps.layer], params['layers'])
+  folded = program.fold(family, dict(params, layers=layers), steps.scale)
+  return base.forward(program.family(family, steps), folded, inputs)
+
+
+def _scaling(family, scale):
+  """Multiplies what comes out of the last module of each branch."""
+  ends = BRANCHES.get(family.name, OTHERS)
+
+  def call(method, arguments, keywords, context):
+    y = method(*arguments, **keywords)
+    whole = '/'.join(context.module.path)
+    return (
+      y * scale if whole in ends and context.method_name == '__call__' else y
+    )
+
+  return call
+
+
+def _loop(family, params, inputs, steps):
+  """The same, layer after layer."""
+  carry = family.embed(params, inputs)
+  for layer, scale, active in zip(*map(np.asarray, steps), strict=True):
+    if not active:
+      continue
+    own, info = jax.tree.map(
+      lambda leaf, i=layer: leaf[i], (params['layers'], family.layer_info)
+    )
+    with nn.intercept_methods(_scaling(family, scale)):
+      carry = family.block(own, carry, info)
+  return family.head(params, carry)
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_programs_equal_a_plain_loop_in_one_trace(case):
+  family, params, inputs = _model(case)
+  programs = _programs(family, 6)
+
+  traces = []
+
+  @jax.jit
+  def run(params, inputs, steps):
+    traces.append(steps)
+    return _run(family, params, inputs, steps)
+
+  found = [run(params, inputs, _one(programs, i)) for i in range(6)]
+  assert len(traces) == 1
+  for i, outputs in enumerate(found):
+    want = _loop(family, params, inputs, _one(programs, i))
+    np.testing.assert_allclose(outputs, want, rtol=1e-4, atol=2e-5)
+  assert len({np.asarray(outputs).tobytes() for outputs in found}) == 6
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_the_identity_is_the_ordinary_forward_pass(case):
+  family, params, inputs = _model(case)
+  steps = _identity(family.num_layers)
+  folded = program.fold(family, params, steps.scale)
+  chex.assert_trees_all_equal(folded, params)
+  want = jax.jit(lambda p, x: base.forward(family, p, x))(params, inputs)
+  found = jax.jit(lambda p, x, s: _run(family, p, x, s))(params, inputs, steps)
+  np.testing.assert_allclose(found, want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize('case', ['bert_masked', 'gemma2'])
+def test_programs_side_by_side_equal_each_alone(case):
+  family, params, inputs = _model(case)
+  programs = _programs(family, 4, seed=1)
+  run = jax.jit(lambda steps: _run(family, params, inputs, steps))
+  found = jax.jit(jax.vmap(run))(programs)
+  for i in range(4):
+    np.testing.assert_allclose(
+      found[i], run(_one(programs, i)), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize('side_by_side', [False, True])
+@pytest.mark.parametrize('case', ['own', 'gemma3', 'gpt2_untied'])
+def test_memory_equals_reading_everything_at_once(case, side_by_side):
+  family, params, inputs = _model(case)
+  tokens = inputs['ids'].shape[1]
+  inputs = {name: jnp.asarray(inputs[name]) for name in ('ids', 'mask')}
+  inputs['mask'] = jnp.ones_like(inputs['mask'])
+  programs = _programs(family, 2, seed=2)
+
+  @jax.jit
+  def token_by_token(params, steps):
+    layers = jax.tree.map(lambda leaf: leaf[steps.layer], params['layers'])
+    folded = program.fold(family, dict(params, layers=layers), steps.scale)
+    own = program.family(family, steps)
+    memory = own.cache(folded, inputs, tokens)
+
+    def feed(memory, t):
+      new = {
+        'ids': inputs['ids'][:, t][:, None],
+        'mask': inputs['mask'][:, t][:, None],
+        'positions': jnp.full((len(inputs['ids']), 1), t),
+      }
+      new['slot'] = new['positions']
+      hidden, memory = base.extend(own, folded, new, memory)
+      return memory, hidden[:, 0]
+
+    return jax.lax.scan(feed, memory, jnp.arange(tokens))[1].swapaxes(0, 1)
+
+  if side_by_side:
+    found = jax.vmap(token_by_token, (None, 0))(params, programs)
+  else:
+    found = [token_by_token(params, _one(programs, i)) for i in range(2)]
+  for i in range(2):
+    want = _loop(family, params, inputs, _one(programs, i))
+    np.testing.assert_allclose(found[i], want, rtol=1e-4, atol=3e-5)
+
+
+@pytest.mark.parametrize('case', ['gpt2_tied', 't5_tied'])
+def test_layers_that_cannot_be_restacked_are_refused(case):
+  family, params, _ = _model(case)
+  with pytest.raises(ValueError, match='cannot be restacked'):
+    program.family(family, _identity(family.num_layers))
+  with pytest.raises(ValueError, match='cannot be restacked'):
+    program.fold(family, params, jnp.ones(family.num_layers))
