@@ -7,19 +7,44 @@ module and the experts' own reports open the sealed items.
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from automerge_jax.io import safetensors
 from automerge_jax.recipe import Recipe
-from automerge_jax.search import baselines, history, selection, study
+from automerge_jax.search import (
+  baselines,
+  fronts,
+  objectives,
+  restacked,
+  rungs,
+  selection,
+  study,
+)
 from automerge_jax.search.job import BASE, Job
 from automerge_jax.search.ledger import Ledger
+from automerge_jax.search.objectives import Objectives
+from automerge_jax.search.plan import Scored
 from automerge_jax.search.settings import Settings
 from automerge_jax.tasks import sealed, splits
 from automerge_jax.tasks.itemset import ItemSet
 from automerge_jax.types import SearchSpace
+
+
+class Choice(NamedTuple):
+  """What was chosen on select items.
+
+  Attributes:
+    finalists: what was compared, the chosen one first.
+    recipes: chosen recipes by name: `merged`, the tuned baselines, and the
+      members of a front as `front:0`, `front:1`, ...
+    front: a row for each member; empty for one objective.
+  """
+
+  finalists: list[dict[str, Any]]
+  recipes: dict[str, Recipe]
+  front: list[dict[str, Any]]
 
 
 def choose(
@@ -29,36 +54,59 @@ def choose(
   ledger: Ledger,
   outcome: study.Outcome,
   known: Sequence[Ledger],
-) -> tuple[list[dict[str, Any]], dict[str, Recipe]]:
-  """Finalists (best first) and the chosen recipes by name, on select items."""
-  judge = _judge('select', settings, job, ledger, known)
+) -> Choice:
+  """Finalists and baselines, compared on select items."""
+  goals = objectives_of(settings, job)
+  judge = _judge('select', settings, job, ledger, known, space)
+  floor = _floor(settings, goals, judge, job)
   rows = [
     {
       'origin': row.candidate.origin,
       'recipe': space.describe(row.candidate.coefficients),
       'search': row.values[row.rung],
     }
-    for row in history.best(outcome.scored, settings.finalists)
+    for row in _best(outcome.scored, settings.finalists)
   ]
-  if outcome.mean is not None:
+  if outcome.mean is not None and len(goals.each) == 1:
     mean = space.describe(outcome.mean)
     rows.insert(0, {'origin': 'mean', 'recipe': mean, 'search': None})
-  index, means = selection.best(judge, [row['recipe'] for row in rows])
+  index, means = selection.best(
+    judge, [row['recipe'] for row in rows], goals, floor
+  )
+  front: list[dict[str, Any]] = []
+  members: list[int] = []
+  if len(goals.each) > 1:
+    values, broken = _values(judge, goals, floor, rows)
+    members = [int(i) for i in fronts.archive(values, broken)]
+    picked = (
+      fronts.pick(values[members], settings.preference)
+      if settings.preference
+      else fronts.knee(values[members])
+    )
+    index = members[picked]
+    front = [
+      {
+        'name': f'front:{n}',
+        'recipe_hash': job.recipe_hash(rows[i]['recipe']),
+        'picked': i == index,
+        'why': 'weights' if settings.preference else 'knee',
+        'select': dict(
+          zip([one.name for one in goals.each], values[i].tolist(), strict=True)
+        ),
+      }
+      for n, i in enumerate(members)
+    ]
   chosen = {
     'merged': rows[index]['recipe'],
     'uniform': baselines.uniform(job.experts),
   }
-  grids = {
-    'task_arithmetic': baselines.task_arithmetic(
-      job.experts, BASE, settings.weights
-    ),
-    'ties': baselines.ties(
-      job.experts, BASE, settings.ties_scales, settings.ties_densities
-    ),
-  }
-  for name, grid in grids.items():
+  for name, grid in baselines.grids(job.experts, BASE, settings).items():
     if grid:
-      chosen[name] = grid[selection.best(judge, grid)[0]]
+      chosen[name] = grid[selection.best(judge, grid, goals, floor)[0]]
+  chosen |= {
+    row['name']: rows[i]['recipe']
+    for row, i in zip(front, members, strict=True)
+  }
   finalists = [
     {
       'recipe_hash': job.recipe_hash(row['recipe']),
@@ -69,7 +117,57 @@ def choose(
     }
     for i, row in enumerate(rows)
   ]
-  return sorted(finalists, key=lambda row: not row['chosen']), chosen
+  finalists.sort(key=lambda row: not row['chosen'])
+  return Choice(finalists, chosen, front)
+
+
+def _best(scored: Sequence[Scored], most: int) -> list[Scored]:
+  """The best different recipes, best first."""
+  found: dict[str, Scored] = {}
+  for i in np.argsort(-rungs.order(scored), kind='stable'):
+    if scored[i].rung >= 0:
+      found.setdefault(scored[i].candidate.recipe, scored[i])
+  return list(found.values())[:most]
+
+
+def objectives_of(settings: Settings, job: Job) -> Objectives:
+  """What the settings want to be maximised, and kept."""
+  return objectives.read(
+    list(job.references),
+    settings.objective,
+    settings.objectives,
+    settings.constraints,
+    settings.reference,
+    settings.task_weights,
+  )
+
+
+def _floor(
+  settings: Settings, goals: Objectives, judge: selection.Judge, job: Job
+) -> np.ndarray | None:
+  """Scores of the constraints' reference, [tasks]."""
+  if not goals.constrained:
+    return None
+  found = selection.model_scores(judge, [goals.reference], job.folders)
+  return judge.by_task(found[goals.reference])['accuracy']
+
+
+def _values(
+  judge: selection.Judge,
+  goals: Objectives,
+  floor: np.ndarray | None,
+  rows: Sequence[Mapping[str, Any]],
+) -> tuple[np.ndarray, np.ndarray]:
+  """Objectives [F, M] and violations [F] of finalists, NaN where failed."""
+  values = np.full((len(rows), len(goals.each)), np.nan)
+  broken = np.zeros(len(rows))
+  for i, row in enumerate(rows):
+    scores = judge.score_recipe(row['recipe'])
+    if scores.failure is None:
+      by_task = judge.by_task(scores)
+      values[i] = goals.values(by_task)
+      broken[i] = goals.violation(by_task, floor)
+  return values, broken
 
 
 def parents(
@@ -107,6 +205,7 @@ def score(
   job: Job,
   ledger: Ledger,
   exported: pathlib.Path,
+  space: SearchSpace,
   chosen: Mapping[str, Recipe],
   known: Sequence[Ledger],
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
@@ -116,7 +215,7 @@ def score(
   """
   tasks, scores = {}, {}
   for split in ('search', 'heldout'):
-    judge = _judge(split, settings, job, ledger, known)
+    judge = _judge(split, settings, job, ledger, known, space)
     found = {
       name: judge.score_recipe(recipe)
       for name, recipe in chosen.items()
@@ -125,6 +224,9 @@ def score(
     found['merged'] = judge.score_tensors(
       job.recipe_hash(chosen['merged']),
       lambda: safetensors.read(exported),
+      restacked.sources(chosen['merged'], job.layers)
+      if space.program
+      else None,
     )
     originals = selection.model_scores(judge, list(job.folders), job.folders)
     found[BASE] = originals.pop(BASE)
@@ -162,7 +264,11 @@ def _judge(
   job: Job,
   ledger: Ledger,
   known: Sequence[Ledger],
+  space: SearchSpace | None = None,
 ) -> selection.Judge:
+  positions = None
+  if space is not None and space.program is not None:
+    positions = study.positions(space)
   return selection.judge(
     job.family,
     job.heads,
@@ -172,4 +278,5 @@ def _judge(
     job.folders,
     known,
     settings.dtype,
+    positions,
   )

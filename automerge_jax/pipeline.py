@@ -1,6 +1,7 @@
 """The main job: load, search, choose, export, score held out, report."""
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -13,16 +14,17 @@ import numpy as np
 import tqdm
 
 from automerge_jax import choice
+from automerge_jax import recipe as recipes
 from automerge_jax.io import orbax, safetensors
 from automerge_jax.merging import export
 from automerge_jax.models import base as models
-from automerge_jax.recipe import Recipe
 from automerge_jax.report import model_card, page, summary
 from automerge_jax.search import (
   baselines,
   environment,
   history,
   plan,
+  restacked,
   sanity,
   selection,
   shared,
@@ -30,16 +32,25 @@ from automerge_jax.search import (
   study,
 )
 from automerge_jax.search import job as jobs
+from automerge_jax.search import space as spaces
 from automerge_jax.search.job import BASE, Job
 from automerge_jax.search.ledger import Ledger
-from automerge_jax.search.optimizers import cma_es, random_search
+from automerge_jax.search.optimizers import (
+  cma_es,
+  cma_es_large,
+  gp_bo,
+  mixed,
+  nsga2,
+  random_search,
+)
 from automerge_jax.search.settings import Settings
-from automerge_jax.spaces import cells, fusion
 from automerge_jax.tasks import experts, splits
 from automerge_jax.types import Optimizer, SearchSpace
 
 EXPORTED = 'merged_hf'
 ORBAX = 'merged'
+FRONT = 'front'
+_WITH_STD = ('cma_es', 'cma_es_large', 'mixed')
 
 
 def run(
@@ -64,7 +75,7 @@ def run(
   phases: dict[str, float] = {}
   with _timed(phases, 'load'):
     job = jobs.load(settings)
-    space = _space(settings, job)
+    space = spaces.build(settings, job.family, job.experts, BASE)
   with contextlib.ExitStack() as stack:
     ledger, *others = (
       stack.enter_context(Ledger(folder / 'ledger.sqlite'))
@@ -74,14 +85,19 @@ def run(
     with _timed(phases, 'search'):
       outcome = _search(settings, job, space, ledger, workdir)
     with _timed(phases, 'choose'):
-      finalists, chosen = choice.choose(
-        settings, job, space, ledger, outcome, others
-      )
+      made = choice.choose(settings, job, space, ledger, outcome, others)
+    chosen = made.recipes
     with _timed(phases, 'export'):
-      _export(job, chosen['merged'], workdir)
+      _export(job, made, workdir)
     with _timed(phases, 'heldout'):
       tasks, scores = choice.score(
-        settings, job, ledger, workdir / EXPORTED, chosen, others
+        settings,
+        job,
+        ledger,
+        workdir / EXPORTED,
+        space,
+        chosen,
+        others,
       )
       parents = choice.parents(settings, job, ledger, others)
   result = summary.build(
@@ -100,7 +116,7 @@ def run(
     space=settings.space,
     objective=settings.objective,
     recipe_hashes={name: job.recipe_hash(r) for name, r in chosen.items()},
-    finalists=finalists,
+    finalists=made.finalists,
     coefficients=history.coefficients(
       chosen['merged'],
       job.family,
@@ -125,22 +141,17 @@ def run(
   return result
 
 
-def _space(settings: Settings, job: Job) -> SearchSpace:
-  division = (
-    cells.whole(job.family)
-    if settings.space == 'modelwise'
-    else cells.layered(
-      job.family, settings.layers_per_group, settings.components
-    )
-  )
-  return fusion.space(job.method, division, job.experts, BASE, settings.ranges)
-
-
 def _optimizer(settings: Settings, space: SearchSpace) -> Optimizer:
-  dims = len(space.names)
-  if settings.optimizer == 'random':
-    return random_search.random_search(settings.population, dims)
-  return cma_es.cma_es(settings.population, dims, settings.std)
+  make = {
+    'mixed': mixed.mixed,
+    'cma_es': cma_es.cma_es,
+    'cma_es_large': cma_es_large.cma_es_large,
+    'gp_bo': gp_bo.gp_bo,
+    'nsga2': nsga2.nsga2,
+    'random': random_search.random_search,
+  }[settings.optimizer]
+  steps = {'std': settings.std} if settings.optimizer in _WITH_STD else {}
+  return make(settings.population, space, **steps)
 
 
 def _search(
@@ -157,6 +168,7 @@ def _search(
     optimizer=_optimizer(settings, space),
     starts=baselines.starts(space, job.experts, settings.weights),
     objective=settings.objective,
+    objectives=choice.objectives_of(settings, job),
     rungs=settings.rungs,
     promote=settings.promote,
     population=settings.population,
@@ -201,6 +213,20 @@ def _search(
       bar.set_postfix(best=f'{np.mean(top.accuracy):.3f}')
       bar.update()
 
+    def score_reference(subset):
+      judge = selection.judge(
+        job.family,
+        job.heads,
+        subset,
+        f'reference{len(subset)}/{job.setting}',
+        ledger,
+        job.folders,
+        dtype=settings.dtype,
+      )
+      return selection.model_scores(judge, [settings.reference], job.folders)[
+        settings.reference
+      ]
+
     return study.run(
       what,
       settings.seed,
@@ -211,6 +237,7 @@ def _search(
       ledger,
       job.folders,
       check_start=check_start,
+      score_reference=score_reference,
       checkpoint=lambda step, state: orbax.save_step(
         workdir / 'state', step, state
       ),
@@ -240,8 +267,24 @@ def _gate(settings: Settings, job: Job) -> sanity.Gate:
   return sanity.Gate(inputs, sanity.limits(found))
 
 
-def _export(job: Job, merged: Recipe, workdir: pathlib.Path) -> None:
-  """Writes the merged model twice: as a Hugging Face folder and by Orbax."""
+def _export(job: Job, made: choice.Choice, workdir: pathlib.Path) -> None:
+  """Writes the merged model twice: as a Hugging Face folder and by Orbax.
+
+  The members of a front are written as recipes, from which
+  `experiments.merge` makes them.
+  """
+  merged = made.recipes['merged']
+  for row in made.front:
+    file = workdir / FRONT / f'{row["name"].partition(":")[2]}.yaml'
+    file.parent.mkdir(exist_ok=True)
+    recipe = made.recipes[row['name']]
+    names = {
+      model: export.relative(job.folders[model], file.parent)
+      for model in recipe.models
+    }
+    pinned = {model: job.fingerprints[model] for model in recipe.models}
+    recipe = dataclasses.replace(recipe, inputs=pinned)
+    _write(file, recipes.to_yaml(export.rename(recipe, names), []))
   out = workdir / EXPORTED
   if not (out / export.RECIPE).is_file():
     shutil.rmtree(out, ignore_errors=True)
@@ -250,7 +293,7 @@ def _export(job: Job, merged: Recipe, workdir: pathlib.Path) -> None:
   tensors = safetensors.read(out)
   orbax.save(
     workdir / ORBAX,
-    models.pack(job.family.keys, tensors),
+    models.pack(restacked.keys(job.family, restacked.depth(tensors)), tensors),
     {'recipe': (out / export.RECIPE).read_text()},
   )
 

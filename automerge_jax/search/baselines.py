@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from automerge_jax.recipe import Recipe, Slice, Source
+from automerge_jax.search.settings import Settings
 from automerge_jax.types import SearchSpace
 
 
@@ -46,12 +47,22 @@ def ties(
   ]
 
 
+def grids(
+  experts: Sequence[str], base: str, settings: Settings
+) -> dict[str, list[Recipe]]:
+  """The baselines that are tuned, as grids of recipes."""
+  return {
+    'task_arithmetic': task_arithmetic(experts, base, settings.weights),
+    'ties': ties(experts, base, settings.ties_scales, settings.ties_densities),
+  }
+
+
 def starts(
   space: SearchSpace, experts: Sequence[str], weights: Sequence[float]
 ) -> tuple[tuple[str, np.ndarray], ...]:
   """Start points of a search: each expert, the average, a grid of one weight.
 
-  Other numbers than weights start at 1, or as near as their range allows; what
+  A space may bring its own. Other numbers than weights start at 1, or as near as their range allows; what
   is then not quite an expert is called `nearly` it. A weight that is out of
   range, or a point that is equal to another (average and grid in a space
   without scale), is left out.
@@ -64,6 +75,8 @@ def starts(
   Returns:
     (origin, coefficients [D]) pairs.
   """
+  if space.starts is not None:
+    return space.starts
   kinds = [name.split('/')[0] for name in space.names]
   owners = [name.split('/')[1] for name in space.names]
   weights_at = np.asarray([kind in ('weight', 'score') for kind in kinds])

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from automerge_jax.io import checkpoints
-from automerge_jax.merging import registry, resolve
+from automerge_jax.merging import resolve
 from automerge_jax.merging.layers import layer_of
 from automerge_jax.models import base as models
 from automerge_jax.models import registry as families
 from automerge_jax.recipe import Recipe
+from automerge_jax.search import space
 from automerge_jax.search.selection import BASE
 from automerge_jax.search.settings import Settings
 from automerge_jax.tasks import classification, definitions, experts, itemset
@@ -76,10 +77,14 @@ class Job:
     """Stored tensors of one model."""
     return checkpoints.read(self.folders[model])
 
+  @property
+  def layers(self) -> dict[str, int | None]:
+    """Layer of each stored tensor, None outside the layers."""
+    return {k.stored: layer_of(k.stored) for k in self.family.keys}
+
   def recipe_hash(self, recipe: Recipe) -> str:
     """Effective hash of a recipe."""
-    layers = {k.stored: layer_of(k.stored) for k in self.family.keys}
-    return resolve.effective_hash(recipe, layers, self.family.num_layers)
+    return resolve.effective_hash(recipe, self.layers, self.family.num_layers)
 
 
 def load(settings: Settings) -> Job:
@@ -133,7 +138,7 @@ def load(settings: Settings) -> Job:
   setting = hashlib.sha256(json.dumps(depends, sort_keys=True).encode())
   return Job(
     family=family,
-    method=registry.get(settings.method, settings.semantics),
+    method=space.method(settings),
     folders=folders,
     fingerprints=fingerprints,
     heads=jax.tree.map(jnp.asarray, stacked),

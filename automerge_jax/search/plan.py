@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from automerge_jax.search.ledger import Candidate
+from automerge_jax.search.objectives import Objectives
 from automerge_jax.types import Family, MergeMethod, Optimizer, SearchSpace
 
 COST = 3  # forward passes that a gradient step is charged for each item
@@ -19,7 +20,9 @@ class Study:
   Attributes:
     family, method, space, optimizer: the parts that it is made of.
     starts: (origin, coefficients [D]) of the start points.
-    objective: 'accuracy' or 'log_likelihood', averaged over tasks.
+    objective: 'accuracy' or 'log_likelihood', whose mean over tasks gradient
+      steps climb.
+    objectives: what is maximised, and what must not fall.
     rungs: items a task at each rung, ascending.
     promote: candidates of a generation that reach each further rung.
     population: P.
@@ -38,6 +41,7 @@ class Study:
   optimizer: Optimizer
   starts: tuple[tuple[str, np.ndarray], ...]
   objective: str
+  objectives: Objectives
   rungs: tuple[int, ...]
   promote: tuple[int, ...]
   population: int
@@ -63,6 +67,11 @@ class Study:
     return round(self.gradient_steps * COST * num_items / self.minibatches)
 
   @property
+  def rows(self) -> int:
+    """Most candidates that there can be, N."""
+    return self.generations * self.population
+
+  @property
   def generations(self) -> int:
     rest = self.candidates - len(self.starts) - self.climbs * SNAPSHOTS
     ours = max(rest // self.population, 0)
@@ -75,7 +84,9 @@ class Scored(NamedTuple):
   Attributes:
     generation: in which it was proposed.
     candidate: the proposal.
-    values: objective at each rung, NaN where it was not scored.
+    values: mean of the objectives at each rung, NaN where it was not scored.
+    objectives: each of them at each rung, [rungs, M].
+    violations: of the constraints at each rung.
     accuracy: of each task, on the items of the highest rung it reached.
     failure: why it could not be scored, or None.
   """
@@ -83,6 +94,8 @@ class Scored(NamedTuple):
   generation: int
   candidate: Candidate
   values: tuple[float, ...]
+  objectives: np.ndarray
+  violations: tuple[float, ...]
   accuracy: tuple[float, ...]
   failure: str | None
 

@@ -13,7 +13,14 @@ import numpy as np
 
 from automerge_jax.merging import resolve, streaming
 from automerge_jax.merging.layers import layer_of
-from automerge_jax.search import evaluate, fidelity, outside, sanity, shared
+from automerge_jax.search import (
+  evaluate,
+  fidelity,
+  fronts,
+  outside,
+  sanity,
+  shared,
+)
 from automerge_jax.search.ledger import Candidate, Ledger, Scores
 from automerge_jax.search.plan import Scored, Study
 from automerge_jax.tasks import itemset, kinds
@@ -27,6 +34,8 @@ class RungScorer:
   Attributes:
     subsets: the items that each rung adds.
     seen: (recipe, rung) pairs that were scored, now or before.
+    reference: scores of the model that constraints are relative to, on each
+      subset; None without constraints.
     seconds: spent in evaluation, and in first calls as compilation.
   """
 
@@ -63,8 +72,10 @@ class RungScorer:
       rungs=len(study.rungs),
       batch_size=study.batch_size,
       dtype=study.dtype,
+      program=study.space.program,
     )
     self.layers = {k.stored: layer_of(k.stored) for k in study.family.keys}
+    self.reference: list[Scores] | None = None
     self.called: set[int] = set()  # rungs whose scorer is compiled
     self.seen: set[tuple[str, int]] = set()  # (recipe, rung) that were scored
     self.seconds: dict[str, float] = collections.defaultdict(float)
@@ -106,14 +117,18 @@ class RungScorer:
   def score(self, generation: int, candidates: list[Candidate]) -> list[Scored]:
     """Scores a generation rung by rung, promoting by the last rung's scores."""
     count, rungs = len(candidates), len(self.subsets)
-    values = np.full((rungs, count), np.nan)
+    goals = self.study.objectives
+    values = np.full((rungs, count, len(goals.each)), np.nan)
+    violations = np.zeros((rungs, count))
     accuracy = np.full((count, len(self.tasks)), np.nan)
     reasons: list[str | None] = [None] * count
     chosen = np.arange(count)
     for rung in range(rungs):
       if rung:
-        chosen = fidelity.promoted(
-          values[rung - 1], self.study.promote[rung - 1]
+        chosen = fronts.promoted(
+          values[rung - 1],
+          violations[rung - 1],
+          self.study.promote[rung - 1],
         )
       found = self.rung(rung, [candidates[i] for i in chosen])
       for i in chosen:
@@ -125,18 +140,27 @@ class RungScorer:
         reasons[i] = next((p.failure for p in scored if p.failure), None)
         if reasons[i] is None:
           by_task = self.by_task(scored, rung)
-          values[rung, i] = by_task[self.study.objective].mean()
+          values[rung, i] = goals.values(by_task)
+          violations[rung, i] = goals.violation(by_task, self.floor(rung))
           accuracy[i] = by_task['accuracy']
     return [
       Scored(
         generation,
         candidate,
-        tuple(values[:, i].tolist()),
+        tuple(values[:, i].mean(axis=-1).tolist()),
+        values[:, i],
+        tuple(violations[:, i].tolist()),
         tuple(accuracy[i].tolist()),
         reasons[i],
       )
       for i, candidate in enumerate(candidates)
     ]
+
+  def floor(self, rung: int) -> np.ndarray | None:
+    """The reference model's scores up to a rung, [tasks]."""
+    if self.reference is None:
+      return None
+    return self.by_task(self.reference[: rung + 1], rung)['accuracy']
 
   def by_task(
     self, parts: Sequence[Scores], rung: int
@@ -212,5 +236,7 @@ class RungScorer:
 
 
 def order(scored: Sequence[Scored]) -> np.ndarray:
-  """Rank scores of a list of candidates, see `fidelity.ranks`."""
-  return fidelity.ranks(list(np.asarray([row.values for row in scored]).T))
+  """Rank scores of a list of candidates, see `fronts.ranks`."""
+  values = np.asarray([row.objectives for row in scored])  # [P, rungs, M]
+  violations = np.asarray([row.violations for row in scored])
+  return fronts.ranks(list(values.swapaxes(0, 1)), list(violations.T))

@@ -18,8 +18,9 @@ from automerge_jax.merging import resolve, streaming
 from automerge_jax.merging.layers import layer_of
 from automerge_jax.models import base as models
 from automerge_jax.recipe import Recipe
-from automerge_jax.search import evaluate, fidelity, outside
+from automerge_jax.search import evaluate, fidelity, outside, restacked
 from automerge_jax.search.ledger import Ledger, Scores
+from automerge_jax.search.objectives import Objectives
 from automerge_jax.tasks import kinds
 from automerge_jax.tasks.itemset import ItemSet
 from automerge_jax.types import Family
@@ -32,20 +33,26 @@ class Judge(NamedTuple):
 
   Attributes:
     items: what is scored.
-    score_tensors: `(key, load) -> Scores`; `load` gives stored tensors and is
-      called only if the ledger has no scores under `key`.
+    score_tensors: `(key, load, sources) -> Scores`; `load` gives stored
+      tensors and is called only if the ledger has no scores under `key`;
+      `sources` are the source layers of a restacked model, else None.
     score_recipe: `recipe -> Scores`.
     hash: effective hash of a recipe.
   """
 
   items: ItemSet
-  score_tensors: Callable[[str, Callable[[], Mapping[str, np.ndarray]]], Scores]
+  score_tensors: Callable[..., Scores]
   score_recipe: Callable[[Recipe], Scores]
   hash: Callable[[Recipe], str]
 
-  def mean(self, scores: Scores) -> float:
-    """Mean accuracy over tasks."""
-    return float(fidelity.by_task(scores.score, self.items.task).mean())
+  def by_task(self, scores: Scores) -> dict[str, np.ndarray]:
+    """Means by metric, [tasks]."""
+    return {
+      'accuracy': fidelity.by_task(scores.score, self.items.task),
+      'log_likelihood': fidelity.by_task(
+        scores.log_likelihood, self.items.task
+      ),
+    }
 
 
 def judge(
@@ -57,6 +64,7 @@ def judge(
   folders: Mapping[str, pathlib.Path],
   known: Sequence[Ledger] = (),
   dtype: str = 'float32',
+  positions: int | None = None,
 ) -> Judge:
   """A judge over an item set.
 
@@ -70,13 +78,19 @@ def judge(
     known: ledgers of other runs; scores of the same key, setting and items are
       copied from them.
     dtype: in which models compute.
+    positions: most layers of a model, where recipes stack layers anew; all
+      depths then share one compiled function. None where all layers stay.
   """
-  run = evaluate.scorer(family, dtype)
+  if positions is None:
+    run = evaluate.scorer(family, dtype)
+  else:
+    run = restacked.scorer(family, dtype)
+    positions = max(positions, family.num_layers)
   data = kinds.arrays(items)
   layers = {k.stored: layer_of(k.stored) for k in family.keys}
   ledger.record_items(setting, items)
 
-  def score_tensors(key, load) -> Scores:
+  def score_tensors(key, load, sources=None) -> Scores:
     found = ledger.scores(key, setting, items.tasks, items.task)
     if found is not None:
       return found
@@ -87,9 +101,14 @@ def judge(
           ledger.record(setting, items.tasks, items.task, {key: found})
           return found
     tensors = load()
-    packed = models.pack(family.keys, tensors)
-    params = jax.tree.map(jnp.asarray, packed)
-    scores = jax.device_get(run(params, heads, data, len(items)))
+    model = (
+      models.pack(family.keys, tensors)
+      if positions is None
+      else restacked.pack(family, tensors, sources, positions)
+    )
+    scores = jax.device_get(
+      run(jax.tree.map(jnp.asarray, model), heads, data, len(items))
+    )
     result = outside.complete(
       items, evaluate.finish(items, scores), lambda: tensors, folders[BASE]
     )
@@ -101,7 +120,9 @@ def judge(
 
   def score_recipe(recipe: Recipe) -> Scores:
     return score_tensors(
-      effective(recipe), lambda: streaming.merge(recipe, folders)
+      effective(recipe),
+      lambda: streaming.merge(recipe, folders),
+      restacked.sources(recipe, layers) if positions else None,
     )
 
   return Judge(items, score_tensors, score_recipe, effective)
@@ -120,12 +141,21 @@ def model_scores(
 
 
 def best(
-  judge_: Judge, contenders: Sequence[Recipe]
+  judge_: Judge,
+  contenders: Sequence[Recipe],
+  objectives: Objectives,
+  reference: np.ndarray | None = None,
 ) -> tuple[int, list[float]]:
-  """Index of the best recipe on the judge's items, and every mean accuracy.
+  """Index of the best recipe on the judge's items, and every mean objective.
 
-  Ties go to the higher log-likelihood, then to the first; failed merges are
-  never chosen.
+  Who keeps the constraints comes first. Ties go to the higher log-likelihood,
+  then to the first; failed merges are never chosen.
+
+  Args:
+    judge_: of the select items.
+    contenders: what is compared.
+    objectives: by whose mean.
+    reference: scores of the model that constraints are relative to, [tasks].
 
   Raises:
     ValueError: if all of them failed.
@@ -134,14 +164,18 @@ def best(
   for recipe in contenders:
     scores = judge_.score_recipe(recipe)
     if scores.failure is not None:
-      keys.append((-np.inf, -np.inf))
+      keys.append((-np.inf, -np.inf, -np.inf))
       means.append(float('nan'))
       continue
-    likelihood = fidelity.by_task(
-      scores.log_likelihood, judge_.items.task
-    ).mean()
-    means.append(judge_.mean(scores))
-    keys.append((means[-1], float(likelihood)))
+    by_task = judge_.by_task(scores)
+    means.append(float(objectives.values(by_task).mean()))
+    keys.append(
+      (
+        -objectives.violation(by_task, reference),
+        means[-1],
+        float(by_task['log_likelihood'].mean()),
+      )
+    )
   index = max(range(len(keys)), key=lambda i: (keys[i], -i))
   if np.isnan(means[index]):
     raise ValueError(f'all {len(contenders)} contenders failed to score')

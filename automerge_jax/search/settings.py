@@ -3,6 +3,21 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping
+from typing import Any
+
+from automerge_jax import trees
+
+SPACES = (
+  'modelwise',
+  'layerwise',
+  'depthwise',
+  'pruning',
+  'both',
+  'evolve',
+  'published_layerwise',
+  'published_depthwise',
+)
+OPTIMIZERS = ('mixed', 'cma_es', 'cma_es_large', 'gp_bo', 'nsga2', 'random')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,15 +31,19 @@ class Settings:
       named like a task is that task's own; the other tasks' own experts are
       those that do best on their select items.
     seed: of everything random.
-    method: merge method, by registry name.
+    method: merge method by registry name; several, with commas between, where
+      the space lets each group of layers choose. `depthwise` takes none.
     semantics: whose definition of it, 'mergekit-0.1.5' or 'paper'.
-    space: 'layerwise' or 'modelwise'.
-    layers_per_group: layers that share coefficients (layer-wise).
-    components: how a layer is divided, 'coarse' or 'fine'.
+    space: one of `SPACES`.
+    layers_per_group: layers that share coefficients (layer-wise), or the first
+      layer of every group, from 0.
+    components: how a layer is divided: 'coarse', 'fine' or 'own'.
     ranges: other bounds than the method's, by parameter.
-    objective: 'accuracy' or 'log_likelihood', averaged over tasks.
-    optimizer: 'cma_es' or 'random'.
-    std: first step of CMA-ES, as a share of each range.
+    objective: 'accuracy' or 'log_likelihood': what objectives are measured in,
+      and, averaged over tasks, what gradient steps climb.
+    optimizer: one of `OPTIMIZERS`.
+    std: first step of CMA-ES and of the mixed default, as a share of each
+      range.
     population: P.
     candidates: budget of candidates, start points included.
     batch_size: candidates that are vmapped together, None for one at a time.
@@ -39,6 +58,15 @@ class Settings:
     weights: grid of tuned task arithmetic, and of the start points.
     ties_scales: grid of `lambda` of tuned TIES; empty leaves TIES out.
     ties_densities: grid of its density.
+    space_options: what else the space can be told, by name.
+    designs: recipe files, or folders of exports, to start from as well.
+    objectives: see `search/objectives.py`; empty: the mean over tasks. With
+      more than one the result is a front, of which one member is picked.
+    constraints: how far a task may fall below the reference, by task.
+    reference: the model that constraints are relative to.
+    task_weights: of tasks in the mean; 1 where nothing is stated.
+    preference: weights of the objectives, in their order, for the pick; empty:
+      the knee of the front.
     dtype: in which models compute: 'float32', 'bfloat16' or 'float16'.
     force_test_split: whether test items may be searched on after all.
   """
@@ -50,7 +78,7 @@ class Settings:
   method: str
   semantics: str
   space: str
-  layers_per_group: int
+  layers_per_group: int | tuple[int, ...]
   components: str
   ranges: Mapping[str, tuple[float, float]]
   objective: str
@@ -70,22 +98,40 @@ class Settings:
   weights: tuple[float, ...]
   ties_scales: tuple[float, ...]
   ties_densities: tuple[float, ...]
+  space_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  designs: tuple[str, ...] = ()
+  objectives: tuple[str, ...] = ()
+  constraints: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  reference: str = 'base'
+  task_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  preference: tuple[float, ...] = ()
   dtype: str = 'float32'
   force_test_split: bool = False
 
   def __post_init__(self) -> None:
     choices = {
       'semantics': ('mergekit-0.1.5', 'paper'),
-      'space': ('layerwise', 'modelwise'),
+      'space': SPACES,
       'objective': ('accuracy', 'log_likelihood'),
-      'optimizer': ('cma_es', 'random'),
+      'optimizer': OPTIMIZERS,
       'dtype': ('float32', 'bfloat16', 'float16'),
     }
     for name, valid in choices.items():
       if getattr(self, name) not in valid:
         raise ValueError(
-          f'{name} is {getattr(self, name)!r}; expected one of {valid}'
+          f'{name} is {getattr(self, name)!r}'
+          + trees.nearest(str(getattr(self, name)), valid)
         )
+    if self.reference != 'base' and self.reference not in self.experts:
+      raise ValueError(
+        f'reference is {self.reference!r}; expected base or one of '
+        f'{sorted(self.experts)}'
+      )
+    if self.preference and len(self.preference) != len(self.objectives):
+      raise ValueError(
+        f'preference {self.preference} has {len(self.preference)} weights for '
+        f'{len(self.objectives)} objectives {self.objectives}'
+      )
     if len(self.promote) != len(self.rungs) - 1:
       raise ValueError(
         f'{len(self.rungs)} rungs {self.rungs} need {len(self.rungs) - 1} '
@@ -96,3 +142,8 @@ class Settings:
         f'a search needs tasks and experts, got {len(self.tasks)} tasks and '
         f'{len(self.experts)} experts'
       )
+
+  @property
+  def methods(self) -> tuple[str, ...]:
+    """Names of the merge methods."""
+    return tuple(m.strip() for m in self.method.split(',') if m.strip())

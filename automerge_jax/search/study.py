@@ -18,7 +18,7 @@ from automerge_jax.search.ledger import Candidate, Ledger, Scores
 from automerge_jax.search.plan import Scored, Study
 from automerge_jax.search.rungs import RungScorer, order
 from automerge_jax.tasks.itemset import ItemSet
-from automerge_jax.types import ExpertStack
+from automerge_jax.types import ExpertStack, SearchSpace, Told
 
 
 class Outcome(NamedTuple):
@@ -56,6 +56,7 @@ def run(
   folders: Mapping[str, pathlib.Path],
   *,
   check_start: Callable[[list[Candidate], list[Scores], ItemSet], None],
+  score_reference: Callable[[ItemSet], Scores],
   checkpoint: Callable[[int, Any], None] = lambda generation, state: None,
   progress: Callable[[int, Sequence[Scored]], None] = lambda g, scored: None,
 ) -> Outcome:
@@ -72,11 +73,14 @@ def run(
     folders: of the models, for tasks that other programs score.
     check_start: called with the start points and their scores on the first
       rung; raises when they are not what they should be.
+    score_reference: scores of the model that constraints are relative to.
     checkpoint: called with the optimizer's state after each generation.
     progress: called after each generation with its candidates.
   """
   begin = time.perf_counter()
   scorer = RungScorer(study, seed, stack, heads, gate, items, ledger, folders)
+  if study.objectives.constrained:
+    scorer.reference = [score_reference(subset) for subset in scorer.subsets]
   init_key, loop_key = jax.random.split(jax.random.key(seed))
   everything: list[Scored] = []
 
@@ -100,21 +104,24 @@ def run(
     best = _best(everything)
     generation(g, lambda c=best: _climb(study, scorer, stack, heads, items, c))
 
-  x = study.space.encode(jnp.asarray(_best(everything)))
-  state = study.optimizer.init(init_key, x, study.space.correlation)
   quantise = jax.jit(jax.vmap(study.space.quantise))
   encode = jax.jit(jax.vmap(study.space.encode))
+
+  def told() -> Told:
+    c = np.asarray([row.candidate.coefficients for row in everything])
+    x = np.full((study.rows, c.shape[1]), 0.5, np.float32)
+    x[: len(c)] = encode(jnp.asarray(c))
+    scores = np.full(study.rows, -np.inf, np.float32)
+    scores[: len(c)] = order(everything)
+    fresh = np.arange(len(c) - study.population, len(c), dtype=np.int32)
+    return jax.tree.map(jnp.asarray, Told(x, scores, np.maximum(fresh, 0)))
+
+  state = study.optimizer.init(init_key, told())
   for g in range(study.start_generations + study.climbs, study.generations):
     ask_key, tell_key = jax.random.split(jax.random.fold_in(loop_key, g))
     x, state = study.optimizer.ask(ask_key, state)
-    asked = x
-    scored = generation(
-      g, lambda x=asked: [('search', c) for c in np.asarray(quantise(x))]
-    )
-    told = encode(jnp.asarray([row.candidate.coefficients for row in scored]))
-    state = study.optimizer.tell(
-      tell_key, told, jnp.asarray(order(scored)), state
-    )
+    generation(g, lambda x=x: [('search', c) for c in np.asarray(quantise(x))])
+    state = study.optimizer.tell(tell_key, told(), state)
     checkpoint(g, state)
   mean = None
   if study.optimizer.mean is not None:
@@ -129,6 +136,13 @@ def run(
     dict(scorer.seconds),
     time.perf_counter() - begin,
   )
+
+
+def positions(space: SearchSpace) -> int:
+  """S, the most layers that a space's programs have."""
+  assert space.program is not None
+  c = jax.ShapeDtypeStruct((len(space.names),), jnp.float32)
+  return jax.eval_shape(space.program, c).layer.shape[0]
 
 
 def _best(scored: Sequence[Scored]) -> np.ndarray:

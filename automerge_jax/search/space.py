@@ -1,0 +1,181 @@
+"""From settings to the search space, and the method that merges in it."""
+
+import inspect
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from automerge_jax import trees
+from automerge_jax.merging import export, mixed, registry
+from automerge_jax.recipe import Recipe
+from automerge_jax.recipes import evolve as evolutions
+from automerge_jax.search import baselines
+from automerge_jax.search.settings import Settings
+from automerge_jax.spaces import (
+  both,
+  cells,
+  depthwise,
+  evolve,
+  fusion,
+  layerwise,
+  pruning,
+  published,
+  published_depthwise,
+)
+from automerge_jax.types import Family, MergeMethod, SearchSpace
+
+_PICK = 'passthrough'
+_PUBLISHED = ('linear', 'task_arithmetic', 'ties', 'slerp')
+
+
+def method(settings: Settings) -> MergeMethod:
+  """What merges a candidate.
+
+  Raises:
+    ValueError: for an unknown method, or several where the space takes one.
+  """
+  if settings.space in ('depthwise', 'published_depthwise'):
+    names: tuple[str, ...] = (_PICK,)
+  elif settings.space == 'published_layerwise':
+    names = _PUBLISHED
+  elif settings.space == 'evolve':
+    names = (_evolution(settings).genome.merge_method,)
+  else:
+    names = settings.methods
+  found = [registry.get(name, settings.semantics) for name in names]
+  if names == (_PICK,) or len(found) > 1 or _is_typed(settings):
+    if settings.space not in (
+      'layerwise',
+      'depthwise',
+      'published_layerwise',
+      'published_depthwise',
+    ):
+      raise ValueError(
+        f'the space {settings.space!r} takes one method, got {names}'
+      )
+    return mixed.of(found)
+  if not found:
+    raise ValueError(f'method is {settings.method!r}; expected a name')
+  return found[0]
+
+
+def build(
+  settings: Settings, family: Family, experts: Sequence[str], base: str
+) -> SearchSpace:
+  """The search space.
+
+  Args:
+    settings: which, and its options.
+    family: of base and experts.
+    experts: names of the experts.
+    base: name of the base.
+
+  Raises:
+    ValueError: for an option that the space does not have.
+  """
+  options = dict(settings.space_options)
+  if settings.space == 'evolve':
+    _only(options, ('file',), settings.space)
+    return evolve.space(_evolution(settings), family)
+  if settings.space == 'modelwise':
+    _only(options, (), settings.space)
+    return fusion.space(
+      method(settings), cells.whole(family), experts, base, settings.ranges
+    )
+  if settings.space == 'layerwise' and not _is_typed(settings):
+    return fusion.space(
+      method(settings),
+      cells.layered(family, settings.layers_per_group, settings.components),
+      experts,
+      base,
+      settings.ranges,
+    )
+  given: dict[str, Any] = {}
+  if settings.space in ('layerwise', 'both'):
+    given['cells'] = cells.layered(
+      family, settings.layers_per_group, settings.components
+    )
+    given['ranges'] = settings.ranges
+  if settings.space == 'layerwise':
+    given['methods'] = [
+      registry.get(name, settings.semantics) for name in settings.methods
+    ]
+    given['designs'] = designs(settings, experts, base)
+  else:
+    given['family'] = family
+  if settings.space == 'both':
+    given['method'] = method(settings)
+  builder: Callable[..., SearchSpace] = {
+    'layerwise': layerwise.space,
+    'depthwise': depthwise.space,
+    'pruning': pruning.space,
+    'both': both.space,
+    'published_layerwise': published.space,
+    'published_depthwise': published_depthwise.space,
+  }[settings.space]
+  known = [
+    p.name
+    for p in inspect.signature(builder).parameters.values()
+    if p.kind is p.KEYWORD_ONLY and p.name not in given
+  ]
+  _only(options, known, settings.space)
+  return builder(experts=experts, base_model=base, **given, **options)
+
+
+def designs(
+  settings: Settings, experts: Sequence[str], base: str
+) -> list[tuple[str, Recipe]]:
+  """Recipes to start from: hand-made grids, and what files hold.
+
+  Models of a file are known by their names, or by their folders'.
+  """
+  found = [('uniform', baselines.uniform(experts))]
+  for name, grid in baselines.grids(experts, base, settings).items():
+    found += [(f'{name}:{i}', recipe) for i, recipe in enumerate(grid)]
+  places = {
+    pathlib.Path(folder).resolve(): name
+    for name, folder in {base: settings.base, **settings.experts}.items()
+  }
+  for file in map(pathlib.Path, settings.designs):
+    path = file / export.RECIPE if file.is_dir() else file
+    recipe, folders = export.read(path)
+    names = {
+      model: places.get(pathlib.Path(folder), model)
+      for model, folder in folders.items()
+    }
+    unknown = sorted(set(names.values()) - {base, *experts})
+    if unknown:
+      raise ValueError(
+        f'{path} merges {unknown}, which are no models of this search; it has '
+        f'{[base, *experts]}'
+      )
+    found.append((f'file:{file.name}', export.rename(recipe, names)))
+  return found
+
+
+def _is_typed(settings: Settings) -> bool:
+  """Whether layer-wise fusion needs the typed space."""
+  return settings.space == 'layerwise' and (
+    len(settings.methods) > 1
+    or bool(settings.space_options)
+    or bool(settings.designs)
+    or not isinstance(settings.layers_per_group, int)
+    or settings.components not in ('coarse', 'fine')
+  )
+
+
+def _evolution(settings: Settings) -> evolutions.Evolution:
+  path = settings.space_options.get('file')
+  if not path:
+    raise ValueError('the space evolve needs the option `file`')
+  text = pathlib.Path(path).read_text(encoding='utf-8')
+  return evolutions.from_yaml(text, str(path))
+
+
+def _only(options: Mapping[str, Any], known: Sequence[str], space: str) -> None:
+  for name in options:
+    if name not in known:
+      raise ValueError(
+        f'space_options: unknown {name!r} for the space {space!r}'
+        + trees.nearest(name, known)
+      )
