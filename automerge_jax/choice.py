@@ -98,9 +98,9 @@ def choose(
     ]
   chosen = {
     'merged': rows[index]['recipe'],
-    'uniform': baselines.uniform(job.experts),
+    'uniform': baselines.uniform(job.originals),
   }
-  for name, grid in baselines.grids(job.experts, BASE, settings).items():
+  for name, grid in baselines.grids(job.originals, BASE, settings).items():
     if grid:
       chosen[name] = grid[selection.best(judge, grid, goals, floor)[0]]
   chosen |= {

@@ -1,16 +1,39 @@
 """From config files to the library's frozen settings."""
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from automerge_jax import pipeline
 from automerge_jax.search.settings import Settings
 from automerge_jax.tasks import experts
 
+FUSION = 'fusion'  # what the first of two searches made, as an expert
 
-def settings(config) -> Settings:
-  """Settings of a config with a `search` part."""
-  how: dict[str, Any] = config.search.to_dict()
+
+def stages(
+  config, workdir: pathlib.Path
+) -> list[tuple[Settings, pathlib.Path]]:
+  """Searches to run in turn, each with its workdir.
+
+  With a part `then`, the merge that `search` finds is one more expert of a
+  second search.
+  """
+  first = settings(config)
+  if 'then' not in config:
+    return [(first, workdir)]
+  below = workdir / FUSION
+  experts = {**first.experts, FUSION: below / pipeline.EXPORTED}
+  second = dataclasses.replace(
+    settings(config, 'then'), experts=experts, derived=(FUSION,)
+  )
+  return [(first, below), (second, workdir)]
+
+
+def settings(config, part: str = 'search') -> Settings:
+  """Settings of one search of a config."""
+  how: dict[str, Any] = config[part].to_dict()
   how = {k: tuple(v) if isinstance(v, list) else v for k, v in how.items()}
   how['batch_size'] = how['batch_size'] or None
   if isinstance(config.tasks, str):

@@ -40,13 +40,13 @@ def main(argv: list[str]) -> None:
     )
   command = shlex.join(['python', '-m', 'experiments.search', *sys.argv[1:]])
   try:
-    settings = choices.settings(config)
-    result = pipeline.run(settings, workdir, command)
+    for settings, folder in choices.stages(config, workdir):
+      result = pipeline.run(settings, folder, command)
+      print(result['verdict'])
   except (KeyError, OSError, ValueError) as error:
     logging.debug('search', exc_info=True)
     message = error.args[0] if isinstance(error, KeyError) else error
     sys.exit(f'search: {message}')
-  print(result['verdict'])
   print(f'Report: {workdir / "report.html"}')
 
 

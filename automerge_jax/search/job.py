@@ -42,6 +42,7 @@ class Job:
     references: tasks as the settings name them, by task name.
     definitions: likewise, with where their items come from.
     setting: hash of all that item scores depend on besides recipe and items.
+    derived: names of experts that are merges themselves.
   """
 
   family: Family
@@ -53,11 +54,17 @@ class Job:
   references: Mapping[str, str]
   definitions: Mapping[str, definitions.Definition]
   setting: str
+  derived: tuple[str, ...] = ()
 
   @property
   def experts(self) -> list[str]:
     """Names of the experts, in the order of the stack."""
     return [name for name in self.folders if name != BASE]
+
+  @property
+  def originals(self) -> list[str]:
+    """Experts that are no merges."""
+    return [name for name in self.experts if name not in self.derived]
 
   @property
   def metrics(self) -> dict[str, str]:
@@ -146,6 +153,7 @@ def load(settings: Settings) -> Job:
     references=references,
     definitions=defined,
     setting=setting.hexdigest()[:12],
+    derived=settings.derived,
   )
 
 

@@ -106,7 +106,8 @@ def sources(
     layer_of: stored names and their layers.
   """
   found: dict[int, int] = {}
-  for output in outputs(recipe, dict.fromkeys(recipe.models, [*layer_of])):
+  names = {model: list(layer_of) for model in recipe.models}
+  for output in outputs(recipe, names):
     if output.layer is not None:
       source = layer_of[output.sources[0][1]]
       assert source is not None

@@ -67,6 +67,7 @@ class Settings:
     task_weights: of tasks in the mean; 1 where nothing is stated.
     preference: weights of the objectives, in their order, for the pick; empty:
       the knee of the front.
+    derived: experts that are merges themselves, so no parents of baselines.
     dtype: in which models compute: 'float32', 'bfloat16' or 'float16'.
     force_test_split: whether test items may be searched on after all.
   """
@@ -105,6 +106,7 @@ class Settings:
   reference: str = 'base'
   task_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
   preference: tuple[float, ...] = ()
+  derived: tuple[str, ...] = ()
   dtype: str = 'float32'
   force_test_split: bool = False
 

@@ -129,8 +129,9 @@ def designs(
 
   Models of a file are known by their names, or by their folders'.
   """
-  found = [('uniform', baselines.uniform(experts))]
-  for name, grid in baselines.grids(experts, base, settings).items():
+  parents = [name for name in experts if name not in settings.derived]
+  found = [('uniform', baselines.uniform(parents))]
+  for name, grid in baselines.grids(parents, base, settings).items():
     found += [(f'{name}:{i}', recipe) for i, recipe in enumerate(grid)]
   places = {
     pathlib.Path(folder).resolve(): name
