@@ -62,10 +62,10 @@ def starts(
 ) -> tuple[tuple[str, np.ndarray], ...]:
   """Start points of a search: each expert, the average, a grid of one weight.
 
-  A space may bring its own. Other numbers than weights start at 1, or as near as their range allows; what
-  is then not quite an expert is called `nearly` it. A weight that is out of
-  range, or a point that is equal to another (average and grid in a space
-  without scale), is left out.
+  A space may bring its own. Other numbers than weights start at 1, or as near
+  as their range allows; what is then not quite an expert is called `nearly` it.
+  A weight that is out of range, or a point that is equal to another (average
+  and grid in a space without scale), is left out.
 
   Args:
     space: gives names `parameter/expert/...` of its dimensions.
