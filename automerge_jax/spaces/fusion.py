@@ -14,6 +14,7 @@ import numpy as np
 
 from automerge_jax import trees
 from automerge_jax.recipe import Recipe, Slice, Source
+from automerge_jax.spaces import cells as divisions
 from automerge_jax.spaces import grid
 from automerge_jax.spaces.cells import Cells
 from automerge_jax.types import Array, MergeMethod, MergePlan, SearchSpace
@@ -39,9 +40,12 @@ def space(
 
   Raises:
     ValueError: if `ranges` names a parameter that is not searched, or the
-      method has nothing to search or takes another number of experts.
+      method has nothing to search or takes another number of experts; or if
+      SLERP's cells reach from the first to the last of several layer groups.
   """
   spherical = method.name == 'slerp'
+  if spherical:
+    _slices(cells)
   searched = {
     p.name: (p.low, p.high, p.per_expert)
     for p in method.parameters
@@ -121,8 +125,7 @@ def space(
 
 def _pairs(score: Array, cells: Cells) -> dict[str, Array]:
   """SLERP's pair and t of each cell, from scores [K, cells]."""
-  # The stem follows the first layer group: a slice has one pair of models.
-  groups = np.asarray([group or 0 for group, _ in cells.names])
+  groups = _slices(cells)
   member = (groups[:, None] == np.arange(groups.max() + 1)).astype(np.float32)
   ranking = jnp.argsort(-(score @ member), axis=0, stable=True)  # [K, groups]
   first, second = ranking[0][groups], ranking[1][groups]
@@ -136,6 +139,20 @@ def _pairs(score: Array, cells: Cells) -> dict[str, Array]:
     'first': first.astype(jnp.float32),
     'second': second.astype(jnp.float32),
   }
+
+
+def _slices(cells: Cells) -> np.ndarray:
+  """The recipe's slice of each cell: one has one pair of models."""
+  found: dict[int, int] = {}
+  for group in range(len(cells.spans)):
+    for _, cell in divisions.in_slice(cells, group):
+      if found.setdefault(cell, group) != group:
+        raise ValueError(
+          f'slerp takes one pair of models in each of {len(cells.spans)} layer '
+          f'groups, but {cells.names[cell][1]!r} stands before and behind the '
+          "layers; divide it (components 'own') or take one group"
+        )
+  return np.asarray([found[cell] for cell in range(len(cells.names))])
 
 
 def _recipe(
@@ -166,25 +183,18 @@ def _recipe(
   ]
   parts = []
   for group, span in enumerate(cells.spans):
+    parts_of = divisions.in_slice(cells, group)
 
-    def setting(name: str, expert: int | None, group: int = group) -> Any:
+    def setting(name: str, expert: int | None, parts_of=parts_of) -> Any:
       if not cells.filters:
         return value(0, name, expert)
-      entries = []
-      for component, part in cells.filters:
-        owner = None if component == 'stem' else group
-        if component == 'stem' and group > 0:
-          continue
-        cell = cells.names.index((owner, component))
-        entry: dict[str, Any] = {} if part is None else {'filter': part}
-        entries.append(entry | {'value': value(cell, name, expert)})
-      return entries
+      return [
+        ({} if part is None else {'filter': part})
+        | {'value': value(cell, name, expert)}
+        for part, cell in parts_of
+      ]
 
-    first_cell = next(
-      i
-      for i, (g, _) in enumerate(cells.names)
-      if g == group or not cells.filters
-    )
+    first_cell = parts_of[0][1]
     if spherical:
       chosen = [int(value(first_cell, k, None)) for k in ('first', 'second')]
     else:
