@@ -7,6 +7,11 @@ counts. The most specific statement wins: source, then slice, then module, then
 recipe, then the method's default. Beyond mergekit's keys a recipe may hold
 `semantics`, `seed` (of random masks) and `inputs` (SHA-256 of each model's
 weights), which mergekit ignores.
+
+Beyond mergekit, too, a slice may name its own `merge_method`; hold `parts`,
+slices of the same depth with a `filter` each, in place of `sources`; and
+`scales`, `{filter, value, offset}`, by which merged tensors w become
+value (w + offset) - offset.
 """
 
 from automerge_jax.recipes.document import (
@@ -14,6 +19,7 @@ from automerge_jax.recipes.document import (
   ModelToken,
   Module,
   Recipe,
+  Scale,
   Setting,
   Slice,
   Source,
@@ -31,6 +37,7 @@ __all__ = [
   'ModelToken',
   'Module',
   'Recipe',
+  'Scale',
   'Setting',
   'Slice',
   'Source',

@@ -100,7 +100,7 @@ def test_memory_grows_with_the_largest_tensor_and_the_experts(tmp_path):
     keys = {'parameters': {'density': 0.5}}
     found = _plan(tiny_models.recipe(folder, 'ties', count, **keys))
     by_size = sorted(found.steps, key=lambda step: step.info.size)
-    costs[count] = [plan.working_set(found.method, step) for step in by_size]
+    costs[count] = [plan.working_set(step) for step in by_size]
     assert costs[count] == sorted(costs[count])
     largest = by_size[-1].info.size
     # The stack, and one more of what is being selected from.

@@ -42,6 +42,7 @@ def warnings(recipe: Recipe, models: Opened, plan: Plan) -> list[str]:
     *_dtypes(models, plan),
     *_tokens(models),
     *_relations(models, plan),
+    *_scales(recipe, plan),
   ]
 
 
@@ -117,12 +118,28 @@ def _tokens(models: Opened) -> Iterator[str]:
     )
 
 
+def _scales(recipe: Recipe, plan: Plan) -> Iterator[str]:
+  """Scales that count for no tensor."""
+  used = {(s.output.part_of, s.output.scale) for s in plan.steps}
+  vain: dict[str | None, list[int]] = {}
+  for m, module in enumerate(recipe.stacks):
+    for i, part in enumerate(module.slices):
+      for scale in (s for one in (part, *part.parts) for s in one.scales):
+        if ((m, i), scale) not in used:
+          vain.setdefault(scale.filter, []).append(i)
+  for text, slices in vain.items():
+    yield (
+      f'the scale with the filter {text!r} counts for no tensor of the slices '
+      f'{slices}: it is part of no name, or stands behind one that is'
+    )
+
+
 def _relations(models: Opened, plan: Plan) -> Iterator[str]:
   """Experts that do not look like fine-tunes of one base."""
   cosines: dict[tuple[str, str], list[float]] = {}
   moved: dict[tuple[str, str], bool] = {}
   for step in _sampled(plan):
-    places = plans.places_of(plan.method, step.output)
+    places = plans.places_of(step.output)
     if step.output.base is not None and step.output.base not in places:
       places.append(step.output.base)
     reference = places.pop()

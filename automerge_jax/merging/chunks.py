@@ -14,6 +14,7 @@ import numpy as np
 
 from automerge_jax.merging import facts as facts_lib
 from automerge_jax.merging import resident
+from automerge_jax.recipes.document import Scale
 from automerge_jax.types import MergeMethod, Stored
 
 CHUNK = 1 << 18  # entries, at most: what is merged stays in the cache
@@ -123,6 +124,16 @@ def merge(
     }
     merged = compiled(coefficients, tables | elementwise, ours, theirs)
     yield start, np.asarray(merged)[: stop - start]
+
+
+def scaled(part: np.ndarray, scale: Scale | None) -> np.ndarray:
+  """Merged float32 values w as value (w + offset) - offset."""
+  if scale is None or scale.value == 1:
+    return part
+  value, offset = np.float32(scale.value), np.float32(scale.offset)
+  if not offset:
+    return value * part
+  return value * (part + offset) - offset
 
 
 def cast(

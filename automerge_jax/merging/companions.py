@@ -1,8 +1,10 @@
 """What a merged model's folder holds beside its weights and recipe."""
 
+import copy
 import json
 import pathlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from automerge_jax.io import chat_templates, tokenizer_files, tokenizers
@@ -12,6 +14,7 @@ from automerge_jax.merging.sources import CONFIG, Opened, read_json
 from automerge_jax.recipe import Recipe
 
 _DEPTHS = ('num_hidden_layers', 'n_layer', 'num_layers', 'n_layers')
+_QUERIES = re.compile(r'q_proj|query|qkv|c_attn')
 _DTYPES = ('dtype', 'torch_dtype')
 _GENERATION = 'generation_config.json'
 _COPIED = ('preprocessor_config.json', 'processor_config.json')
@@ -94,8 +97,9 @@ def config_of(
         f'{_DEPTHS}; layers cannot be stacked for this architecture'
       )
     changed |= dict.fromkeys(keys, next(iter(depth.values())))
-    if isinstance(changed.get('layer_types'), list):
-      changed['layer_types'] = _layer_types(models, plan)
+  if _restacked(plan, lead.names()):
+    types = _layer_types(config, recipe.models[0], models, plan)
+    changed |= {} if types is None else {'layer_types': types}
   merged_heads = any(layers.is_head(s.output.name) for s in plan.steps)
   if merged_heads and not any(map(layers.is_head, lead.names())):
     changed['tie_word_embeddings'] = False
@@ -114,20 +118,69 @@ def _depths(names) -> dict[str, int]:
   return found
 
 
-def _layer_types(models: Opened, plan: Plan) -> list[str]:
-  """The kind of each output layer: that of its first source."""
-  kinds: dict[int, str] = {}
+def _restacked(plan: Plan, names: Iterable[str]) -> bool:
+  """Whether layers were moved, or left out at the end, or added."""
+  origins = _origins(plan).items()
+  moved = any(origin[1] != layer for layer, origin in origins)
+  return moved or _depths(s.output.name for s in plan.steps) != _depths(names)
+
+
+def _layer_types(
+  config: Mapping[str, Any], lead: str, models: Opened, plan: Plan
+) -> list[str] | None:
+  """The kind of each output layer: that of the layer it attends like.
+
+  None where layers have no kinds, or one and the config does not say it.
+  """
+  own = _kinds(config)
+  if own is None or (len(set(own)) < 2 and 'layer_types' not in config):
+    return None
+  origins = _origins(plan)
+  of = {lead: own}
+  found = []
+  for layer in sorted(origins):
+    model, source = origins[layer]
+    if model not in of:
+      of[model] = _kinds(models.configs.get(model, {})) or own
+    found.append(of[model][source])
+  return found
+
+
+def _origins(plan: Plan) -> dict[int, tuple[str, int]]:
+  """(model, layer) that each output layer has its (first) queries from."""
+  found: dict[int, tuple[str, int]] = {}
   for step in plan.steps:
     model, name = step.output.sources[0]
     layer = layers.layer_of(name)
-    if step.output.layer is not None and layer is not None:
-      kinds[step.output.layer] = models.configs[model]['layer_types'][layer]
-  return [kinds[i] for i in sorted(kinds)]
+    if step.output.layer is None or layer is None:
+      continue
+    if step.output.layer not in found or _QUERIES.search(name):
+      found[step.output.layer] = model, layer
+  return found
+
+
+def _kinds(config: Mapping[str, Any]) -> list[str] | None:
+  """What a config says of each layer, be it by the defaults of its type."""
+  if isinstance(config.get('layer_types'), list):
+    return config['layer_types']
+  from huggingface_hub.errors import StrictDataclassError
+  from transformers import AutoConfig  # takes a second
+
+  # A copy: what is nested gets its defaults in place.
+  entries = copy.deepcopy(
+    {k: v for k, v in config.items() if k != 'model_type'}
+  )
+  try:
+    full = AutoConfig.for_model(str(config.get('model_type')), **entries)
+  except (StrictDataclassError, TypeError, ValueError, KeyError):
+    return None  # a type or a config that only others understand
+  return getattr(full, 'layer_types', None)
 
 
 def card(recipe: Recipe, text: str, names: Mapping[str, str]) -> str:
   """A short model card: what was merged how, and the recipe."""
   listed = '\n'.join(f'- {names[model]}' for model in recipe.models)
+  methods = ', '.join(f'`{method}`' for method in recipe.methods)
   described = {
     'paper': 'as its paper defines it',
     'mergekit-0.1.5': "with mergekit 0.1.5's semantics",
@@ -139,7 +192,7 @@ tags:
 ---
 # Merged model
 
-Made without training, by `{recipe.merge_method}` ({described}), of:
+Made without training, by {methods} ({described}), of:
 
 {listed}
 

@@ -24,7 +24,8 @@ def text(recipe: Recipe, models: Opened, plan: Plan) -> str:
   base = f', base {recipe.base_model}' if recipe.base_model else ''
   size = sum(step.info.size for step in plan.steps)
   lines = [
-    f'{plan.method.name} ({recipe.semantics}) of {len(recipe.models)} models'
+    f'{", ".join(recipe.methods)} ({recipe.semantics}) of '
+    f'{len(recipe.models)} models'
     f'{base}',
     f'{len(plan.steps)} tensors, {size:,} parameters',
     f'read {_bytes(plan.bytes_read)}, write {_bytes(plan.bytes_written)}',
@@ -38,13 +39,13 @@ def text(recipe: Recipe, models: Opened, plan: Plan) -> str:
   for warning in checks.warnings(recipe, models, plan):
     lines.append(f'warning: {warning}')
   lines.append('')
-  lines += [line for step in plan.steps for line in _step(plan, step)]
+  lines += [line for step in plan.steps for line in _step(step)]
   return '\n'.join(lines)
 
 
 def peak_memory(plan: Plan) -> int:
   """Bytes, roughly: this process, the largest tensor's merge, some beside."""
-  costs = [plans.working_set(plan.method, step) for step in plan.steps]
+  costs = [plans.working_set(step) for step in plan.steps]
   unit = 1 if sys.platform == 'darwin' else 1024
   now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
   beside = min(sum(costs) - max(costs, default=0), ALONGSIDE)
@@ -57,7 +58,8 @@ def seconds(models: Opened, plan: Plan) -> float:
   if not merged:
     return 0.0
   step = max(merged, key=lambda step: step.info.size)
-  places = plans.places_of(plan.method, step.output)
+  method = step.output.method
+  places = plans.places_of(step.output)
   row = max(1, step.info.size // max(1, (*step.info.shape, 1)[0]))
   rows = max(1, _SAMPLE // row)
   begin = time.perf_counter()
@@ -73,7 +75,7 @@ def seconds(models: Opened, plan: Plan) -> float:
   statistics = {
     statistic: found[:, :rows] if found.shape[1:] == step.info.shape else found
     for statistic, found in measured.of_tensor(
-      plan.method,
+      method,
       [models.statistics.get(m, {}) for m, _ in step.output.sources],
       name,
     ).items()
@@ -82,14 +84,14 @@ def seconds(models: Opened, plan: Plan) -> float:
   for _ in range(2):  # the first one compiles
     begin = time.perf_counter()
     chunks.merge_tensor(
-      plan.method,
+      method,
       step.output.parameters,
       base,
       arrays,
       name,
       plan.seed,
       statistics,
-      _whole(plan, step, base, arrays),
+      _whole(step, base, arrays),
     )
     once = time.perf_counter() - begin
   scale = sum(s.info.size for s in merged) / max(1, arrays[0].size)
@@ -98,28 +100,34 @@ def seconds(models: Opened, plan: Plan) -> float:
 
 
 def _whole(
-  plan: Plan, step: Step, base: np.ndarray | None, arrays: list[np.ndarray]
+  step: Step, base: np.ndarray | None, arrays: list[np.ndarray]
 ) -> Mapping[str, Any]:
   """What a method wants to know of whole models, as if this were all."""
-  if plan.method.whole is None:
+  method = step.output.method
+  if method.whole is None:
     return {}
   name = step.output.sources[0][1]
-  stack = resident.tensor_stack(plan.method, base, arrays)
-  settings = facts.known(plan.method, step.output.parameters, len(arrays))
-  return plan.method.whole(lambda: iter([(name, stack)]), settings)
+  stack = resident.tensor_stack(method, base, arrays)
+  settings = facts.known(method, step.output.parameters, len(arrays))
+  return method.whole(lambda: iter([(name, stack)]), settings)
 
 
-def _step(plan: Plan, step: Step) -> list[str]:
+def _step(step: Step) -> list[str]:
   output = step.output
   what = f'{output.name} {list(step.info.shape)} {step.info.dtype}'
   if step.copied:
     return [f'{what}: copied from {plans.origin(output)[0]}']
-  places = plans.places_of(plan.method, output)
+  places = plans.places_of(output)
   numbers = ', '.join(_number(*item) for item in output.parameters.items())
   models = ', '.join(model for model, _ in output.sources)
   if len(places) > len(output.sources):
     models += f' on {places[-1][0]}'
-  lines = [f'{what}: {plan.method.name}({numbers}) of {models}']
+  scale = output.scale
+  if scale is not None:
+    models += f', times {scale.value:g}'
+    if scale.offset:
+      models += f' with {scale.offset:g} added'
+  lines = [f'{what}: {output.method.name}({numbers}) of {models}']
   if any(name != output.name for _, name in places):
     lines += [f'  from {model}: {name}' for model, name in places]
   return lines

@@ -29,6 +29,7 @@ def rename(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
   def renamed(part):
     return dataclasses.replace(
       part,
+      parts=tuple(map(renamed, part.parts)),
       base_model=names.get(part.base_model or '', part.base_model),
       sources=tuple(
         dataclasses.replace(s, model=names.get(s.model, s.model))
@@ -130,9 +131,9 @@ def export(
           models.statistics,
         )
       inputs = hashed.result()
-      names = {m: _relative(folders[m], out) for m in recipe.models}
+      names = {m: relative(folders[m], out) for m in recipe.models}
       measured = {
-        m: _relative(path, out) for m, path in recipe.statistics.items()
+        m: relative(path, out) for m, path in recipe.statistics.items()
       }
       final = dataclasses.replace(recipe, inputs=inputs, statistics=measured)
       header = _header(checks.not_portable(recipe, models, plan))
@@ -191,7 +192,7 @@ def _fingerprints(
   return inputs
 
 
-def _relative(path: str | pathlib.Path, out: pathlib.Path) -> str:
+def relative(path: str | pathlib.Path, out: pathlib.Path) -> str:
   """A model as seen from `out`, both parts of `BASE+ADAPTER`."""
   # Resolved as `read` resolves them: a link on the way counts where it leads.
   parts = [p for p in checkpoints.split_adapter(path) if p is not None]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from automerge_jax import trees
 from automerge_jax.merging import layers, registry
@@ -12,7 +12,11 @@ from automerge_jax.merging.roles import Roles
 from automerge_jax.merging.stacks import Names
 from automerge_jax.recipes.document import (
   Recipe,
+  Scale,
+  Setting,
+  Slice,
   Source,
+  applies,
 )
 from automerge_jax.types import MergeMethod
 
@@ -23,18 +27,24 @@ class Output:
 
   Attributes:
     name: stored name in the merged checkpoint.
+    method: what it is merged with.
     sources: (model, stored name) of each expert, in order, K.
     base: (model, stored name) of the base, if it takes part.
     parameters: every parameter of the method: value, or tuple [K] where per
       expert.
     layer: its layer in the merged checkpoint, None outside the layers.
+    scale: of what was merged, if any.
+    part_of: index of its module, and of its slice there.
   """
 
   name: str
+  method: MergeMethod
   sources: tuple[tuple[str, str], ...]
   base: tuple[str, str] | None
   parameters: Mapping[str, Any]
   layer: int | None
+  scale: Scale | None
+  part_of: tuple[int, int]
 
 
 def outputs(
@@ -53,14 +63,18 @@ def outputs(
 
   Raises:
     ValueError: if models do not hold the same tensors (listed as - missing and
-      + unexpected), layers or modules that the recipe names do not exist, or a
-      parameter is missing.
+      + unexpected), layers or modules that the recipe names do not exist, no
+      part of a slice takes a tensor, or a parameter is missing.
   """
-  method = registry.get(recipe.merge_method, recipe.semantics)
-  stored = {model: Names(listed) for model, listed in names.items()}
-  builder = _Builder(method, recipe, stored)
+  stored = {m: stacks_lib.names_of(tuple(own)) for m, own in names.items()}
+  builder = _Builder(recipe, stored)
   found: list[Output] = []
-  everyone = [s.model for who in builder.who.values() for s in _everyone(who)]
+  everyone = dict.fromkeys(
+    s.model
+    for leaves in builder.leaves.values()
+    for leaf in leaves
+    for s in leaf.everyone
+  )
   owners = stacks_lib.owners(recipe.stacks, [stored[m] for m in everyone])
   for m, (_, outside) in enumerate(owners):
     found += builder.outside(m, outside, before=True)
@@ -72,64 +86,86 @@ def outputs(
   return tuple(found)
 
 
+class _Leaf(NamedTuple):
+  """A slice, or a part of one: what is merged how.
+
+  Attributes:
+    part: as `Slice.leaves` gives it.
+    method: of this leaf.
+    who: its experts and base.
+    everyone: the experts, and the base where it is none of them.
+    levels: what is stated for all experts, the nearest first.
+  """
+
+  part: Slice
+  method: MergeMethod
+  who: Roles
+  everyone: tuple[Source, ...]
+  levels: tuple[Mapping[str, Setting], ...]
+
+
+# Stored names by model, by what they are called in the merged checkpoint; one
+# for each leaf of a slice.
+_Held = list[dict[str, Mapping[str, str]]]
+
+
 class _Builder:
   """Collects outputs, and differences between the models' tensors."""
 
-  def __init__(
-    self, method: MergeMethod, recipe: Recipe, stored: Mapping[str, Names]
-  ):
-    self.method, self.recipe, self.stored = method, recipe, stored
+  def __init__(self, recipe: Recipe, stored: Mapping[str, Names]):
+    self.recipe, self.stored = recipe, stored
     self.modules = recipe.stacks
     self.unlike: list[str] = []
-    self.who = {
-      (m, i): roles_lib.roles(method, recipe, module, part)
+    self.leaves = {
+      (m, i): [self._leaf(m, part, leaf) for leaf in part.leaves]
       for m, module in enumerate(self.modules)
       for i, part in enumerate(module.slices)
     }
-    for who in self.who.values():
-      for source in _everyone(who):
-        if source.model not in stored:
-          raise ValueError(
-            f'no names of the model {source.model!r}; got those of '
-            f'{sorted(stored)}'
-          )
+    self.kept = {m: stacks_lib.in_place(x) for m, x in enumerate(self.modules)}
 
   def check(self) -> None:
     if self.unlike:
+      lines = list(dict.fromkeys(self.unlike))
       raise ValueError(
-        f'the models differ in {len(self.unlike)} tensors (- missing, + '
-        f'unexpected):{trees.listing(self.unlike)}'
+        f'the models differ in {len(lines)} tensors (- missing, + '
+        f'unexpected):{trees.listing(lines)}'
       )
 
   def in_layers(self, m: int, stack: str) -> list[Output]:
     """The tensors of one stack of layers, in order."""
     found, layer = [], 0
     for i in range(len(self.modules[m].slices)):
-      who = self.who[m, i]
-      spans = {s.model: self._span(m, s, stack) for s in _everyone(who)}
-      counts = {model: end - start for model, (start, end) in spans.items()}
-      if len(set(counts.values())) > 1:
+      leaves = self.leaves[m, i]
+      spans = [
+        {s.model: self._span(m, s, stack) for s in leaf.everyone}
+        for leaf in leaves
+      ]
+      counts = {
+        model: end - start
+        for own in spans
+        for model, (start, end) in own.items()
+      }
+      if len({end - start for s in spans for start, end in s.values()}) > 1:
         raise ValueError(
           f'models have unequal numbers of layers in {stack!r}: {counts}; '
           'choose as many of each with `slices`'
         )
-      count = counts[who.experts[0].model]
+      count = next(iter(counts.values()))
       for at in range(count):
-        held = {
-          model: self.stored[model].stacks[stack].get(start + at, {})
-          for model, (start, _) in spans.items()
-        }
+        held = [
+          {
+            model: self.stored[model].stacks[stack].get(start + at, {})
+            for model, (start, _) in own.items()
+          }
+          for own in spans
+        ]
+        depth = roles_lib.depth_of(at, count)
         for key in self._common(held):
+          name = layers.renumber(key, layer)
+          j = self._taking((m, i), name)
+          own = {model: names[key] for model, names in held[j].items()}
           found.append(
-            self._output(
-              (m, i),
-              who,
-              layers.renumber(key, layer),
-              {model: own[key] for model, own in held.items()},
-              {model: own[key] for model, own in held.items()},
-              layer,
-              roles_lib.depth_of(at, count),
-            )
+            self._output((m, i), leaves[j], name, own, own, layer, depth)
           )
         layer += 1
     return found
@@ -137,54 +173,90 @@ class _Builder:
   def outside(self, m: int, names: Sequence[str], before: bool) -> list[Output]:
     """The tensors before or after the layers."""
     at = (m, 0 if before else len(self.modules[m].slices) - 1)
-    who = self.who[at]
-    if self.recipe.semantics != 'paper':
+    leaves = self.leaves[at]
+    if self.recipe.semantics != 'paper' and not self.recipe.extended:
       # mergekit 0.1.5 pairs the first slice's sources with the last one's.
+      (leaf,) = leaves
       kept = self._sources(at)[: len(self._sources((m, 0)))]
-      experts = tuple(s for s in who.experts if s.model in kept)
-      who = dataclasses.replace(who, experts=experts)
+      experts = tuple(s for s in leaf.who.experts if s.model in kept)
+      who = dataclasses.replace(leaf.who, experts=experts)
+      leaves = [leaf._replace(who=who, everyone=_everyone(who))]
     names = [n for n in names if layers.is_before(n) == before]
-    models = [s.model for s in _everyone(who)]
-    held = {}
-    for model in models:
-      own = set(self.stored[model].outside)
-      held[model] = {name: name for name in names if name in own}
-    for name in names:
-      if layers.is_head(name) and any(name in own for own in held.values()):
-        for model, own in held.items():
-          tied = layers.tied_embedding(name, self.stored[model].outside)
-          if name not in own and tied is not None:
-            own[name] = tied
-    return [
-      self._output(
-        at,
-        who,
-        name,
-        dict.fromkeys(models, name),
-        {model: own[name] for model, own in held.items()},
-        None,
-        0.0,
-      )
-      for name in self._common(held)
+    held: _Held = [
+      {s.model: self._outside(s.model, names) for s in leaf.everyone}
+      for leaf in leaves
     ]
+    for name in names:
+      if not layers.is_head(name):
+        continue
+      if any(name in own for leaf in held for own in leaf.values()):
+        for leaf in held:
+          for model, own in leaf.items():
+            tied = layers.tied_embedding(name, self.stored[model].outside)
+            if name not in own and tied is not None:
+              own[name] = tied
+    found = []
+    for name in self._common(held):
+      j = self._taking(at, name)
+      called = dict.fromkeys(held[j], name)
+      own = {model: names[name] for model, names in held[j].items()}
+      found.append(self._output(at, leaves[j], name, called, own, None, 0.0))
+    return found
+
+  def _leaf(self, m: int, part: Slice, leaf: Slice) -> _Leaf:
+    module = self.modules[m]
+    method = registry.get(
+      leaf.merge_method or self.recipe.merge_method, self.recipe.semantics
+    )
+    who = roles_lib.roles(method, self.recipe, module, leaf)
+    everyone = _everyone(who)
+    for source in everyone:
+      if source.model not in self.stored:
+        raise ValueError(
+          f'no names of the model {source.model!r}; got those of '
+          f'{sorted(self.stored)}'
+        )
+    levels = roles_lib.levels(self.recipe, module, part, leaf)
+    return _Leaf(leaf, method, who, everyone, levels)
+
+  def _taking(self, at: tuple[int, int], name: str) -> int:
+    """Which leaf of a slice makes a tensor."""
+    for j, leaf in enumerate(self.leaves[at]):
+      if applies(leaf.part.filter, name):
+        return j
+    filters = [leaf.part.filter for leaf in self.leaves[at]]
+    raise ValueError(
+      f'no part of slice {at[1]} takes the tensor {name!r}, its filters are '
+      f'{filters}; end its `parts` with one without `filter`'
+    )
+
+  def _outside(self, model: str, names: Sequence[str]) -> dict[str, str]:
+    own = set(self.stored[model].outside)
+    return {name: name for name in names if name in own}
 
   def _sources(self, at: tuple[int, int]) -> list[str]:
     """Models of a slice in the order in which they stand, with the base."""
-    listed = [s.model for s in self.modules[at[0]].slices[at[1]].sources]
-    everyone = [s.model for s in _everyone(self.who[at])]
-    return list(dict.fromkeys([*listed, *everyone]))
+    (leaf,) = self.leaves[at]
+    listed = [s.model for s in leaf.part.sources]
+    return list(dict.fromkeys([*listed, *(s.model for s in leaf.everyone)]))
 
-  def _common(self, held: Mapping[str, Mapping[str, str]]) -> list[str]:
+  def _common(self, held: _Held) -> list[str]:
     """Keys that all models have; notes the others as differences."""
-    (first, wanted), *others = held.items()
+    pairs = [item for leaf in held for item in leaf.items()]
+    (first, wanted), *others = pairs
     for model, own in others:
-      self.unlike += [
-        f'- {model}: {wanted[key]} (in {first})' for key in wanted.keys() - own
-      ]
-      self.unlike += [
-        f'+ {model}: {own[key]} (not in {first})' for key in own.keys() - wanted
-      ]
-    return [key for key in wanted if all(key in own for own in held.values())]
+      if own.keys() != wanted.keys():
+        self.unlike += [
+          f'- {model}: {wanted[key]} (in {first})'
+          for key in wanted.keys() - own
+        ]
+        self.unlike += [
+          f'+ {model}: {own[key]} (not in {first})'
+          for key in own.keys() - wanted
+        ]
+    if not self.unlike:
+      return list(wanted)
+    return [key for key in wanted if all(key in own for _, own in pairs)]
 
   def _span(self, m: int, source: Source, stack: str) -> tuple[int, int]:
     stored = self.stored[source.model]
@@ -195,7 +267,7 @@ class _Builder:
       )
     depth = stored.depth(stack)
     start, end = source.layers or (0, depth)
-    if stacks_lib.in_place(self.modules[m]) == stored.deepest():
+    if self.kept[m] == stored.deepest():
       return min(start, depth), min(end, depth)
     if end > depth:
       raise ValueError(
@@ -207,37 +279,39 @@ class _Builder:
   def _output(
     self,
     at: tuple[int, int],
-    who: Roles,
+    leaf: _Leaf,
     name: str,
     called: Mapping[str, str],
     held: Mapping[str, str],
     layer: int | None,
     depth: float,
   ) -> Output:
-    module = self.modules[at[0]]
-    experts = [s.model for s in who.experts]
+    experts = [s.model for s in leaf.who.experts]
     base = None
-    if who.base is not None:
-      base = (who.base.model, held[who.base.model])
+    if leaf.who.base is not None:
+      base = (leaf.who.base.model, held[leaf.who.base.model])
     return Output(
-      name,
-      tuple((model, held[model]) for model in experts),
-      base,
-      roles_lib.parameters(
-        self.method,
-        self.recipe,
-        module,
-        module.slices[at[1]],
-        who,
+      name=name,
+      method=leaf.method,
+      sources=tuple((model, held[model]) for model in experts),
+      base=base,
+      parameters=roles_lib.parameters(
+        leaf.method,
+        leaf.levels,
+        leaf.who,
         [called[model] for model in experts],
         name,
         depth,
       ),
-      layer,
+      layer=layer,
+      scale=next(
+        (s for s in leaf.part.scales if applies(s.filter, name)), None
+      ),
+      part_of=at,
     )
 
 
-def _everyone(who: Roles) -> list[Source]:
+def _everyone(who: Roles) -> tuple[Source, ...]:
   if who.base is None or who.base in who.experts:
-    return list(who.experts)
-  return [*who.experts, who.base]
+    return who.experts
+  return (*who.experts, who.base)

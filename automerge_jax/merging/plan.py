@@ -7,17 +7,16 @@ its inputs, numbers, type and shape, and what that costs.
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from automerge_jax import trees
 from automerge_jax.io.tensors import Checkpoint, TensorInfo, is_floating
-from automerge_jax.merging import registry
 from automerge_jax.merging.chunks import CHUNK
 from automerge_jax.merging.resolve import Output, outputs
 from automerge_jax.recipe import Recipe
-from automerge_jax.types import MergeMethod
 
 _FACTORS = 32  # bytes an entry for a matrix and its singular vectors
 _SELECTED = 4  # bytes an entry for the magnitudes that a selection moves about
@@ -52,12 +51,10 @@ class Plan:
   """A merge, resolved.
 
   Attributes:
-    method: the merge method.
     seed: of random masks.
     steps: one an output tensor, in the order of the merged checkpoint.
   """
 
-  method: MergeMethod
   seed: int
   steps: tuple[Step, ...]
 
@@ -83,18 +80,17 @@ def make(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Plan:
     ValueError: if tensors, shapes or the number of experts do not fit, or a
       required number is stated nowhere.
   """
-  method = registry.get(recipe.merge_method, recipe.semantics)
   names = {model: c.names() for model, c in checkpoints.items()}
   steps = [
-    _step(recipe, method, output, checkpoints)
-    for output in outputs(recipe, names)
+    _step(recipe, output, checkpoints) for output in outputs(recipe, names)
   ]
-  _check_shapes(method, steps)
-  return Plan(method, recipe.seed, tuple(steps))
+  _check_shapes(steps)
+  return Plan(recipe.seed, tuple(steps))
 
 
-def working_set(method: MergeMethod, step: Step) -> int:
+def working_set(step: Step) -> int:
   """Bytes of memory that merging one tensor takes, roughly."""
+  method = step.output.method
   size, count = step.info.size, len(step.output.sources)
   if step.copied:
     return 0
@@ -114,11 +110,10 @@ def working_set(method: MergeMethod, step: Step) -> int:
 
 def _step(
   recipe: Recipe,
-  method: MergeMethod,
   output: Output,
   checkpoints: Mapping[str, Checkpoint],
 ) -> Step:
-  places = places_of(method, output)
+  places = places_of(output)
   inputs = tuple(checkpoints[model].info(name) for model, name in places)
   copied = not all(is_floating(info.dtype) for info in inputs)
   stated = recipe.out_dtype or recipe.dtype
@@ -142,12 +137,18 @@ def _widest(dtypes: list[np.dtype]) -> np.dtype:
   return np.dtype(found)
 
 
-def places_of(method: MergeMethod, output: Output) -> list[tuple[str, str]]:
+def places_of(output: Output) -> list[tuple[str, str]]:
   """(model, stored name) of each input, the base last where it is one."""
   places = list(output.sources)
-  if output.base is not None and method.stack != 'weights':
+  if output.base is not None and output.method.stack != 'weights':
     places.append(output.base)
   return places
+
+
+def whole_of(output: Output) -> tuple[Any, ...]:
+  """What is one whole to methods that look at whole models: its key."""
+  models = tuple(model for model, _ in output.sources)
+  return output.method.name, models, output.base and output.base[0]
 
 
 def origin(output: Output) -> tuple[str, str]:
@@ -155,14 +156,14 @@ def origin(output: Output) -> tuple[str, str]:
   return output.base or output.sources[-1]
 
 
-def _check_shapes(method: MergeMethod, steps: list[Step]) -> None:
+def _check_shapes(steps: list[Step]) -> None:
   lines = []
   for step in steps:
     if len({info.shape for info in step.inputs}) > 1:
       described = ', '.join(
         f'{model} {list(info.shape)}'
         for (model, _), info in zip(
-          places_of(method, step.output), step.inputs, strict=True
+          places_of(step.output), step.inputs, strict=True
         )
       )
       lines.append(f'{step.output.name}: {described}')

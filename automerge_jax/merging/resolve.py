@@ -8,7 +8,7 @@ from typing import Any
 
 from automerge_jax.merging import layers, registry, roles
 from automerge_jax.merging.outputs import Output, outputs
-from automerge_jax.recipes.document import Module, Recipe, Slice
+from automerge_jax.recipes.document import Module, Recipe, Slice, applies
 
 __all__ = ['Output', 'Resolved', 'effective_hash', 'outputs', 'resolve']
 
@@ -43,15 +43,28 @@ def resolve(
     ValueError: if a required parameter is stated nowhere for this tensor, or
       slices move layers.
   """
-  method = registry.get(recipe.merge_method, recipe.semantics)
   if len(recipe.stacks) > 1:
     raise ValueError('a recipe of several modules has no single list of layers')
   (module,) = recipe.stacks
   part, depth = _slice_of(module, name, layer, num_layers)
-  who = roles.roles(method, recipe, module, part)
+  leaf = next((x for x in part.leaves if applies(x.filter, name)), None)
+  if leaf is None:
+    raise ValueError(
+      f'no part of a slice takes the tensor {name!r}; end `parts` with one '
+      'without `filter`'
+    )
+  method = registry.get(
+    leaf.merge_method or recipe.merge_method, recipe.semantics
+  )
+  who = roles.roles(method, recipe, module, leaf)
   names = [name] * len(who.experts)
   values = roles.parameters(
-    method, recipe, module, part, who, names, name, depth
+    method,
+    roles.levels(recipe, module, part, leaf),
+    who,
+    names,
+    name,
+    depth,
   )
   return Resolved(tuple(s.model for s in who.experts), who.base_model, values)
 
@@ -81,7 +94,9 @@ def _slice_of(
   """The slice that makes a tensor, and the tensor's depth in it, 0 to 1."""
   spans = []
   for part in module.slices:
-    own = {s.layers or (0, num_layers) for s in part.sources}
+    own = {
+      s.layers or (0, num_layers) for leaf in part.leaves for s in leaf.sources
+    }
     if len(own) > 1:
       raise ValueError(f'a slice merges unlike layers {sorted(own)}')
     spans.append(own.pop())

@@ -1,13 +1,14 @@
 """Who is what in a slice, and which numbers hold for a tensor."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from automerge_jax.recipes import settings
 from automerge_jax.recipes.document import (
   Module,
   Recipe,
+  Setting,
   Slice,
   Source,
   over_all_layers,
@@ -49,7 +50,9 @@ def roles(
       sources.append(Source(base_model))
     elif method.stack != 'weights' and len(spans) == 1:
       sources.append(Source(base_model, layers=next(iter(spans))))
-    elif method.stack != 'weights' or method.name == 'slerp':
+    elif method.stack != 'weights' or (
+      method.name == 'slerp' and len(sources) < 2
+    ):
       raise ValueError(
         f'the base {base_model!r} is none of the sources '
         f'{[s.model for s in sources]} of a slice, so its layers are unknown; '
@@ -77,9 +80,7 @@ def roles(
 
 def parameters(
   method: MergeMethod,
-  recipe: Recipe,
-  module: Module,
-  part: Slice,
+  shared: Sequence[Mapping[str, Setting]],
   who: Roles,
   names: Sequence[str],
   output: str,
@@ -92,9 +93,7 @@ def parameters(
 
   Args:
     method: what is merged with.
-    recipe: where the parameters stand.
-    module: of the recipe.
-    part: of the module.
+    shared: what is stated for all experts, the nearest first.
     who: the experts in the slice.
     names: of the tensor in the experts, K.
     output: its name in the output.
@@ -103,7 +102,6 @@ def parameters(
   Raises:
     ValueError: if a required parameter is stated nowhere.
   """
-  shared = (part.parameters, module.parameters, recipe.parameters)
   values: dict[str, Any] = {}
   for parameter in method.parameters:
     key, default = parameter.name, parameter.default
@@ -129,6 +127,15 @@ def parameters(
       )
     values[key] = tuple(filled) if parameter.per_expert else filled[0]
   return values
+
+
+def levels(
+  recipe: Recipe, module: Module, part: Slice, leaf: Slice
+) -> tuple[Mapping[str, Setting], ...]:
+  """Where parameters are stated for all experts of a leaf of a slice."""
+  own = () if leaf is part else (leaf.parameters,)
+  stated = (*own, part.parameters, module.parameters, recipe.parameters)
+  return tuple(level for level in stated if level)
 
 
 def depth_of(index: int, count: int) -> float:

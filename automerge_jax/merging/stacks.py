@@ -1,5 +1,6 @@
 """Stored names sorted into stacks and layers, and the modules that own them."""
 
+import functools
 from collections.abc import Iterable, Sequence
 
 from automerge_jax.merging import layers
@@ -28,11 +29,17 @@ class Names:
     return max(map(self.depth, self.stacks), default=0)
 
 
+@functools.lru_cache(maxsize=64)
+def names_of(names: tuple[str, ...]) -> Names:
+  """`Names`, sorted once: a search asks again for every candidate."""
+  return Names(names)
+
+
 def in_place(module: Module) -> int | None:
   """How many layers slices cover, each once and in order; None if otherwise."""
   end = 0
   for part in module.slices:
-    spans = {source.layers for source in part.sources}
+    spans = {s.layers for leaf in part.leaves for s in leaf.sources}
     span = spans.pop()
     if spans or span is None or span[0] != end:
       return None

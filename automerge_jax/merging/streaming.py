@@ -50,7 +50,7 @@ def run(
   Raises:
     ValueError: for a tensor that is not finite, before or after merging.
   """
-  cost = functools.partial(plans.working_set, plan.method)
+  cost = plans.working_set
   budget = Budget(max(map(cost, plan.steps), default=0) + ALONGSIDE)
   # The largest first: the small ones then fill the gaps.
   steps = sorted(plan.steps, key=lambda step: -step.info.size)
@@ -115,12 +115,12 @@ def _step(
   whole: Callable[[Step], Mapping[str, Any]],
 ) -> None:
   """Merges one tensor."""
-  output = step.output
+  output, method = step.output, step.output.method
   if step.copied:
     model, name = plans.origin(output)
     write(output.name, checkpoints[model].get(name), 0)
     return
-  places = plans.places_of(plan.method, output)
+  places = plans.places_of(output)
   arrays = [checkpoints[model].get(name) for model, name in places]
   base = arrays.pop() if len(places) > len(output.sources) else None
 
@@ -130,14 +130,14 @@ def _step(
       check_finite(array.reshape(-1)[start:stop], model, name)
 
   parts = chunks.merge(
-    plan.method,
+    method,
     output.parameters,
     base,
     arrays,
     output.sources[0][1],
     plan.seed,
     measured.of_tensor(
-      plan.method,
+      method,
       [statistics.get(model, {}) for model, _ in output.sources],
       output.sources[0][1],
     ),
@@ -146,7 +146,11 @@ def _step(
   )
   for start, part in parts:
     stored = chunks.cast(
-      part, step.info.dtype, plan.method, output.name, output.parameters
+      chunks.scaled(part, output.scale),
+      step.info.dtype,
+      method,
+      output.name,
+      output.parameters,
     )
     write(output.name, stored, start)
 
@@ -154,30 +158,40 @@ def _step(
 def _whole(
   plan: Plan, checkpoints: Mapping[str, Checkpoint]
 ) -> Callable[[Step], Mapping[str, Any]]:
-  """What the method has to know of whole models first, for each step.
+  """What methods have to know of whole models first, for each step.
 
-  Found once for all steps with the same numbers.
+  A whole model is what one method merges of the same models. Found once for all
+  steps with the same numbers.
   """
-  method = plan.method
-  merged = [step for step in plan.steps if not step.copied]
-  if method.whole is None:
-    return lambda step: {}
+  groups: dict[Any, list[Step]] = {}
+  for step in plan.steps:
+    if not step.copied and step.output.method.whole is not None:
+      groups.setdefault(plans.whole_of(step.output), []).append(step)
 
-  def stacks() -> Iterator[tuple[str, np.ndarray]]:
-    for step in merged:
-      places = plans.places_of(method, step.output)
+  def stacks(steps: list[Step]) -> Iterator[tuple[str, np.ndarray]]:
+    for step in steps:
+      output = step.output
+      places = plans.places_of(output)
       arrays = [checkpoints[model].get(name) for model, name in places]
-      base = arrays.pop() if len(places) > len(step.output.sources) else None
-      name = step.output.sources[0][1]
-      yield name, resident.tensor_stack(method, base, arrays)
+      base = arrays.pop() if len(places) > len(output.sources) else None
+      stack = resident.tensor_stack(output.method, base, arrays)
+      yield output.sources[0][1], stack
 
-  def settings(step: Step) -> dict[str, Any]:
+  def key(step: Step) -> tuple[Any, str]:
     output = step.output
-    return facts_lib.known(method, output.parameters, len(output.sources))
+    own = facts_lib.known(output.method, output.parameters, len(output.sources))
+    return plans.whole_of(output), repr(own)
 
-  found: dict[str, Mapping[str, Any]] = {}
-  for step in merged:
-    own = settings(step)
-    if repr(own) not in found:
-      found[repr(own)] = method.whole(stacks, own)
-  return lambda step: found[repr(settings(step))]
+  found: dict[Any, Mapping[str, Any]] = {}
+  for steps in groups.values():
+    for step in steps:
+      output = step.output
+      assert output.method.whole is not None
+      if key(step) not in found:
+        found[key(step)] = output.method.whole(
+          functools.partial(stacks, steps),
+          facts_lib.known(
+            output.method, output.parameters, len(output.sources)
+          ),
+        )
+  return lambda step: found.get(key(step), {})

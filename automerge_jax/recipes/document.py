@@ -110,6 +110,31 @@ class Slice:
   filter: str | None = None
   parts: tuple['Slice', ...] = ()
 
+  def __post_init__(self):
+    if self.parts and self.sources:
+      raise ValueError(
+        f'a slice has the sources {[s.model for s in self.sources]} and '
+        f'{len(self.parts)} parts; give the sources to one of its parts'
+      )
+
+  @property
+  def leaves(self) -> tuple['Slice', ...]:
+    """Its parts, or itself, with its method, base and scales handed down."""
+    return tuple(
+      dataclasses.replace(
+        part,
+        base_model=part.base_model or self.base_model,
+        merge_method=part.merge_method or self.merge_method,
+        scales=(*part.scales, *self.scales),
+      )
+      for part in self.parts
+    ) or (self,)
+
+
+def applies(filter: str | None, name: str) -> bool:
+  """Whether a filter holds for a tensor's stored name."""
+  return filter is None or filter == '*' or filter in name
+
 
 @dataclasses.dataclass(frozen=True)
 class Module:
@@ -207,13 +232,35 @@ class Recipe:
   def models(self) -> tuple[str, ...]:
     """Every model once, in order of appearance; the base first, if any."""
     found = [self.base_model]
-    for module in self.stacks:
-      for part in module.slices:
-        found += [s.model for s in part.sources]
-        found.append(part.base_model)
+    for part in self.leaves:
+      found += [s.model for s in part.sources]
+      found.append(part.base_model)
     if self.tokenizer is not None:
       found += _tokenizer_models(self.tokenizer)
     return tuple(dict.fromkeys(m for m in found if m is not None))
+
+  @property
+  def leaves(self) -> list[Slice]:
+    """What has sources of its own: slices, and parts of slices."""
+    return [
+      leaf
+      for module in self.stacks
+      for part in module.slices
+      for leaf in part.leaves
+    ]
+
+  @property
+  def methods(self) -> tuple[str, ...]:
+    """The method of every slice and part, each once, in order."""
+    found = [leaf.merge_method or self.merge_method for leaf in self.leaves]
+    return tuple(dict.fromkeys(found))
+
+  @property
+  def extended(self) -> bool:
+    """Whether slices say what mergekit's grammar has no word for."""
+    return any(leaf.merge_method or leaf.scales for leaf in self.leaves) or any(
+      part.parts for module in self.stacks for part in module.slices
+    )
 
 
 def _tokenizer_models(spec: TokenizerSpec) -> list[str]:
@@ -228,6 +275,7 @@ def _tokenizer_models(spec: TokenizerSpec) -> list[str]:
 
 def over_all_layers(module: Module) -> bool:
   """Whether it is written as `models`: one slice of every source's layers."""
-  return len(module.slices) == 1 and all(
-    s.layers is None for s in module.slices[0].sources
-  )
+  if len(module.slices) != 1:
+    return False
+  (part,) = module.slices
+  return all(s.layers is None for leaf in part.leaves for s in leaf.sources)

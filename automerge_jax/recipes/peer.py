@@ -69,28 +69,38 @@ def portable(recipe: Recipe) -> list[str]:
   Of the recipe alone: the checkpoints may still hold what mergekit does not
   know, such as an architecture.
   """
-  name = recipe.merge_method
-  if name not in PARAMETERS:
-    return [f'it has no method {name!r}']
-  reasons = []
-  if registry.get(name, recipe.semantics).semantics != 'mergekit-0.1.5':
-    reasons.append(f'{name} here means the {recipe.semantics}, not its own')
+  unknown = [name for name in recipe.methods if name not in PARAMETERS]
+  if unknown:
+    return [f'it has no method {name!r}' for name in unknown]
+  reasons = _extensions(recipe)
+  for name in recipe.methods:
+    if registry.get(name, recipe.semantics).semantics != 'mergekit-0.1.5':
+      reasons.append(f'{name} here means the {recipe.semantics}, not its own')
   stated = _stated(recipe)
   for parameter in sorted(stated):
-    known = parameter in PARAMETERS[name] or has_no_effect(name, parameter)
-    if not known:
-      reasons.append(f'its {name} has no parameter {parameter!r}')
-  if name in _RANDOM and any(d < 1 for d in stated.get('density', ())):
-    reasons.append(f'the masks of {name} are random and drawn otherwise')
+    if not any(
+      parameter in PARAMETERS[name] or has_no_effect(name, parameter)
+      for name in recipe.methods
+    ):
+      names = ' and '.join(recipe.methods)
+      reasons.append(f'its {names} has no parameter {parameter!r}')
+  if any(d < 1 for d in stated.get('density', ())):
+    reasons += [
+      f'the masks of {name} are random and drawn otherwise'
+      for name in recipe.methods
+      if name in _RANDOM
+    ]
   for module in recipe.stacks:
     first, last = (len(module.slices[i].sources) for i in (0, -1))
-    if last > first and name in _TAKES_BASE:
+    if last > first and recipe.merge_method in _TAKES_BASE:
       reasons.append('it loses sources of a last slice that has more of them')
     for part in module.slices:
-      if name in _NEEDS_BASE and not (part.base_model or recipe.base_model):
-        reasons.append(f'its {name} needs a `base_model`')
-      if _lacks_base(recipe, part) and not over_all_layers(module):
-        reasons.append('the base is none of the sources of a slice')
+      for leaf in part.leaves:
+        name = leaf.merge_method or recipe.merge_method
+        if name in _NEEDS_BASE and not (leaf.base_model or recipe.base_model):
+          reasons.append(f'its {name} needs a `base_model`')
+        if _lacks_base(recipe, leaf) and not over_all_layers(module):
+          reasons.append('the base is none of the sources of a slice')
   if recipe.dtype not in (None, 'float32'):
     reasons.append(f'it computes in {recipe.dtype}, here it is float32')
   if len(recipe.modules) > 1:
@@ -102,13 +112,32 @@ def portable(recipe: Recipe) -> list[str]:
   return list(dict.fromkeys(reasons))
 
 
+def is_pair(method: str, part: Slice) -> bool:
+  """Whether slerp has its two models without the base."""
+  return method == 'slerp' and len(part.sources) == 2
+
+
+def _extensions(recipe: Recipe) -> list[str]:
+  """What its slices have no word for."""
+  slices = [part for module in recipe.stacks for part in module.slices]
+  reasons = []
+  if any(part.merge_method for one in slices for part in (one, *one.parts)):
+    reasons.append('it has one `merge_method` for all slices')
+  if any(part.parts for part in slices):
+    reasons.append('its slices have no `parts`')
+  if any(part.scales for one in slices for part in (one, *one.parts)):
+    reasons.append('its slices have no `scales`')
+  return reasons
+
+
 def _stated(recipe: Recipe) -> dict[str, list[float]]:
   """Every number stated, by parameter."""
   levels = [recipe.parameters]
   for module in recipe.stacks:
     levels.append(module.parameters)
     for part in module.slices:
-      levels += [part.parameters, *(s.parameters for s in part.sources)]
+      for one in (part, *part.parts):
+        levels += [one.parameters, *(s.parameters for s in one.sources)]
   found: dict[str, list[float]] = {}
   for level in levels:
     for parameter, setting in level.items():
@@ -119,9 +148,10 @@ def _stated(recipe: Recipe) -> dict[str, list[float]]:
 def _lacks_base(recipe: Recipe, part: Slice) -> bool:
   """Whether the base is no source and has no obvious layers."""
   base = part.base_model or recipe.base_model
+  method = part.merge_method or recipe.merge_method
   return (
-    wants_base_among_sources(recipe.merge_method)
+    wants_base_among_sources(method)
     and base is not None
     and all(s.model != base for s in part.sources)
-    and len({s.layers for s in part.sources}) > 1
+    and (len({s.layers for s in part.sources}) > 1 or is_pair(method, part))
   )

@@ -1,11 +1,15 @@
 """From YAML to a recipe, strictly: what is not understood is an error."""
 
+import dataclasses
+from collections.abc import Sequence
+
 from automerge_jax import trees
 from automerge_jax.merging import registry
 from automerge_jax.recipes import nodes, peer, settings, tokens
 from automerge_jax.recipes.document import (
   Module,
   Recipe,
+  Scale,
   Setting,
   Slice,
   Source,
@@ -32,6 +36,7 @@ _TOP = (
   'statistics',
   'seed',
 )
+_LEAF = ('sources', 'base_model', 'parameters', 'merge_method', 'scales')
 _SEMANTICS = {
   'mergekit-0.1.5': 'mergekit-0.1.5',
   'mergekit': 'mergekit-0.1.5',
@@ -84,6 +89,7 @@ class _Reader:
       else 'mergekit'
     ]
     self.method = self._method(self.fields['merge_method'])
+    self.base = nodes.optional(self.fields, 'base_model', reference)
 
   def recipe(self) -> Recipe:
     fields = self.fields
@@ -103,12 +109,12 @@ class _Reader:
         fields['modules'].fail('it is empty; name a module')
     else:
       parts = self._slices(fields)
-    recipe = Recipe(
+    return Recipe(
       merge_method=self.method.name,
       slices=parts,
       modules=modules,
-      base_model=nodes.optional(fields, 'base_model', reference),
-      parameters=self._parameters(fields),
+      base_model=self.base,
+      parameters=self._parameters(fields, self._methods(parts, modules)),
       inputs=nodes.optional(fields, 'inputs', _texts) or {},
       statistics=nodes.optional(fields, 'statistics', _texts) or {},
       semantics=self.semantics,
@@ -119,13 +125,17 @@ class _Reader:
       seed=nodes.optional(fields, 'seed', _seed) or 0,
       warnings=tuple(self.warnings),
     )
-    if self.method.stack == 'deltas':
-      for module in recipe.stacks:
-        if not all(p.base_model or recipe.base_model for p in module.slices):
-          self.fields['merge_method'].fail(
-            f'{self.method.name} needs a `base_model`'
-          )
-    return recipe
+
+  def _methods(
+    self, slices: Sequence[Slice], modules: Sequence[Module] = ()
+  ) -> tuple[MergeMethod, ...]:
+    """What slices merge with, and the recipe's method."""
+    slices = [*slices, *(part for m in modules for part in m.slices)]
+    names = [leaf.merge_method for part in slices for leaf in part.leaves]
+    return tuple(
+      registry.get(name, self.semantics)
+      for name in dict.fromkeys([self.method.name, *filter(None, names)])
+    )
 
   def _method(self, node: Node) -> MergeMethod:
     try:
@@ -137,18 +147,20 @@ class _Reader:
     fields = node.fields(('models', 'slices', 'parameters'))
     if ('models' in fields) == ('slices' in fields):
       node.fail('give exactly one of `models` and `slices`')
-    return Module(name, self._slices(fields), self._parameters(fields))
+    slices = self._slices(fields)
+    parameters = self._parameters(fields, self._methods(slices))
+    return Module(name, slices, parameters)
 
   def _slices(self, fields: dict[str, Node]) -> tuple[Slice, ...]:
     if 'models' in fields:
+      self._check_base(self.method, self.fields['merge_method'])
       sources = _filled(fields['models'])
       return (
         Slice(self._distinct([self._model(s) for s in sources], sources)),
       )
     parts = tuple(self._slice(part) for part in _filled(fields['slices']))
-    if self.semantics != 'paper' and len(parts[-1].sources) > len(
-      parts[0].sources
-    ):
+    longer = len(parts[-1].sources) > len(parts[0].sources)
+    if longer and not Recipe('', parts).extended and self.semantics != 'paper':
       self._warn(
         fields['slices'],
         'the last slice has more sources than the first; as in mergekit 0.1.5 '
@@ -164,14 +176,48 @@ class _Reader:
         fields['layer_range'],
         'it has no effect under `models`; use `slices` to choose layers',
       )
-    return self._source(node, fields, None)
+    return self._source(node, fields, None, self.method)
 
   def _slice(self, node: Node) -> Slice:
-    fields = node.fields(
-      ('sources', 'base_model', 'parameters', 'residual_weight')
-    )
+    fields = node.fields((*_LEAF, 'parts', 'residual_weight'))
     if 'residual_weight' in fields:
       self._warn(fields['residual_weight'], 'it has no effect')
+    if 'parts' not in fields:
+      return self._leaf(node, fields, fields)
+    if 'sources' in fields:
+      node.fail(
+        'give either `sources` or `parts`; the sources of a slice with parts '
+        'stand in these'
+      )
+    listed = _filled(fields['parts'])
+    parts = [
+      self._leaf(part, part.fields((*_LEAF, 'filter')), fields)
+      for part in listed
+    ]
+    _last_without_filter(listed, parts, 'part')
+    depths = [_depth(part) for part in parts]
+    if len(set(depths)) > 1:
+      fields['parts'].fail(
+        f'parts have unequal numbers of layers: {depths}; a slice is as deep '
+        'as each of its parts'
+      )
+    own = Slice(
+      base_model=nodes.optional(fields, 'base_model', reference),
+      merge_method=nodes.optional(fields, 'merge_method', self._name),
+      scales=nodes.optional(fields, 'scales', _scales) or (),
+      parts=tuple(parts),
+    )
+    parameters = self._parameters(fields, self._methods([own]))
+    return dataclasses.replace(own, parameters=parameters)
+
+  def _leaf(
+    self, node: Node, fields: dict[str, Node], outer: dict[str, Node]
+  ) -> Slice:
+    """A slice without parts, or a part of the slice with the outer fields."""
+    named = fields.get('merge_method') or outer.get('merge_method')
+    method = self.method if named is None else self._method(named)
+    if 'base_model' not in fields and 'base_model' not in outer:
+      self._check_base(method, named or self.fields['merge_method'])
     if 'sources' not in fields:
       node.fail('`sources` is missing')
     listed = _filled(fields['sources'])
@@ -180,7 +226,8 @@ class _Reader:
       own = source.fields(('model', 'layer_range', 'parameters'))
       if 'layer_range' not in own:
         source.fail('`layer_range` is missing; expected [start, end]')
-      sources.append(self._source(source, own, _span(own['layer_range'])))
+      span = _span(own['layer_range'])
+      sources.append(self._source(source, own, span, method))
     counts = {
       s.model: end - start
       for s in sources
@@ -193,15 +240,26 @@ class _Reader:
     return Slice(
       self._distinct(sources, listed),
       nodes.optional(fields, 'base_model', reference),
-      self._parameters(fields),
+      self._parameters(fields, (method,)),
+      nodes.optional(fields, 'merge_method', self._name),
+      nodes.optional(fields, 'scales', _scales) or (),
+      nodes.optional(fields, 'filter', Node.text),
     )
 
-  def _source(self, node: Node, fields: dict[str, Node], span) -> Source:
+  def _name(self, node: Node) -> str:
+    return self._method(node).name
+
+  def _check_base(self, method: MergeMethod, node: Node) -> None:
+    if method.stack == 'deltas' and self.base is None:
+      node.fail(f'{method.name} needs a `base_model`')
+
+  def _source(
+    self, node: Node, fields: dict[str, Node], span, method: MergeMethod
+  ) -> Source:
     if 'model' not in fields:
       node.fail('`model` is missing')
-    return Source(
-      reference(fields['model']), self._parameters(fields, of_model=True), span
-    )
+    parameters = self._parameters(fields, (method,), of_model=True)
+    return Source(reference(fields['model']), parameters, span)
 
   def _distinct(self, sources: list[Source], where: list[Node]):
     seen = set()
@@ -212,16 +270,19 @@ class _Reader:
     return tuple(sources)
 
   def _parameters(
-    self, fields: dict[str, Node], of_model: bool = False
+    self,
+    fields: dict[str, Node],
+    methods: Sequence[MergeMethod],
+    of_model: bool = False,
   ) -> dict[str, Setting]:
     if 'parameters' not in fields:
       return {}
-    taken = {p.name: p.per_expert for p in self.method.parameters}
-    name = self.method.name
+    taken = {p.name: p.per_expert for m in methods for p in m.parameters}
+    name = ' and '.join(m.name for m in methods)
     found = {}
     for key, node in fields['parameters'].fields().items():
       if key not in taken:
-        if not peer.has_no_effect(name, key):
+        if not any(peer.has_no_effect(m.name, key) for m in methods):
           node.fail(_unknown(key, name, taken))
         self._warn(node, f'it has no effect with {name}')
       elif of_model and not taken[key]:
@@ -242,6 +303,38 @@ def _filled(node: Node) -> list[Node]:
   if not found:
     node.fail('the list is empty')
   return found
+
+
+def _depth(part: Slice) -> int:
+  start, end = part.sources[0].layers or (0, 0)
+  return end - start
+
+
+def _last_without_filter(listed: list[Node], found, what: str) -> None:
+  for node, one in list(zip(listed, found, strict=True))[:-1]:
+    if one.filter in (None, '*'):
+      node.fail(
+        f'a {what} without `filter` takes every tensor, so what follows never '
+        'counts; put it last'
+      )
+
+
+def _scales(node: Node) -> tuple[Scale, ...]:
+  listed = _filled(node)
+  scales = []
+  for one in listed:
+    fields = one.fields(('filter', 'value', 'offset'))
+    if 'value' not in fields:
+      one.fail('`value` is missing')
+    scales.append(
+      Scale(
+        nodes.optional(fields, 'filter', Node.text),
+        settings.number(fields['value']),
+        nodes.optional(fields, 'offset', settings.number) or 0.0,
+      )
+    )
+  _last_without_filter(listed, scales, 'scale')
+  return tuple(scales)
 
 
 def _span(node: Node) -> tuple[int, int]:

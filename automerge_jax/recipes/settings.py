@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from automerge_jax.recipes.document import Setting
+from automerge_jax.recipes.document import Setting, applies
 from automerge_jax.recipes.nodes import Node
 
 FLAGS = frozenset(
@@ -59,8 +59,7 @@ def evaluate(
     return None
   if isinstance(setting[0], Mapping):
     for entry in setting:
-      part = entry.get('filter')
-      if part is None or part == '*' or part in name:
+      if applies(entry.get('filter'), name):
         return evaluate(entry['value'], parameter, name, depth)
     return None
   position = depth * (len(setting) - 1)

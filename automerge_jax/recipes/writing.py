@@ -11,6 +11,7 @@ from automerge_jax.recipes.document import (
   ModelToken,
   Module,
   Recipe,
+  Scale,
   Setting,
   Slice,
   Source,
@@ -30,7 +31,7 @@ def to_yaml(recipe: Recipe, header: Iterable[str] = ()) -> str:
 
   Raises:
     ValueError: if recipe and its one slice of all layers state the same twice,
-      which `models` has no place for.
+      or that slice what is said of layers, which `models` has no place for.
   """
   if not recipe.modules:
     recipe = _lifted(recipe)
@@ -78,6 +79,7 @@ def _lifted(recipe: Recipe) -> Recipe:
   if not over_all_layers(recipe.stacks[0]):
     return recipe
   (part,) = recipe.slices
+  _check_plain(part)
   twice = sorted(set(part.parameters) & set(recipe.parameters))
   if part.base_model and recipe.base_model not in (None, part.base_model):
     twice.append('base_model')
@@ -102,6 +104,7 @@ def _body(module: Module, recipe: Recipe) -> dict[str, Any]:
   if not over_all_layers(module):
     return {'slices': [_slice(part, recipe) for part in module.slices]}
   (part,) = module.slices
+  _check_plain(part)
   if part.base_model or part.parameters:
     raise ValueError(
       f'module {module.name!r}: its only slice of all layers states a base or '
@@ -110,14 +113,40 @@ def _body(module: Module, recipe: Recipe) -> dict[str, Any]:
   return {'models': [_source(s) for s in part.sources]}
 
 
+def _check_plain(part: Slice) -> None:
+  if part.parts or part.scales or part.merge_method:
+    raise ValueError(
+      'a slice with `merge_method`, `parts` or `scales` of its own is written '
+      'with the layers of its sources; state `layer_range`'
+    )
+
+
 def _slice(part: Slice, recipe: Recipe) -> dict[str, Any]:
-  content: dict[str, Any] = {
-    'sources': [_source(s) for s in _with_base(part, recipe)]
-  }
+  content: dict[str, Any] = {}
+  if part.filter is not None:
+    content['filter'] = part.filter
+  if part.merge_method is not None:
+    content['merge_method'] = part.merge_method
+  if part.parts:
+    content['parts'] = [_slice(leaf, recipe) for leaf in part.parts]
+  else:
+    content['sources'] = [_source(s) for s in _with_base(part, recipe)]
   if part.base_model is not None:
     content['base_model'] = part.base_model
   if part.parameters:
     content['parameters'] = _settings(part.parameters)
+  if part.scales:
+    content['scales'] = [_scale(scale) for scale in part.scales]
+  return content
+
+
+def _scale(scale: Scale) -> dict[str, Any]:
+  content: dict[str, Any] = (
+    {} if scale.filter is None else {'filter': scale.filter}
+  )
+  content['value'] = scale.value
+  if scale.offset:
+    content['offset'] = scale.offset
   return content
 
 
@@ -126,6 +155,8 @@ def _with_base(part: Slice, recipe: Recipe) -> tuple[Source, ...]:
   spans = {s.layers for s in part.sources}
   if (
     base is None
+    or recipe.extended
+    or peer.is_pair(recipe.merge_method, part)
     or not peer.wants_base_among_sources(recipe.merge_method)
     or any(s.model == base for s in part.sources)
     or len(spans) > 1
