@@ -33,11 +33,9 @@ def stages(
 
 def settings(config, part: str = 'search') -> Settings:
   """Settings of one search of a config."""
-  how: dict[str, Any] = config[part].to_dict()
-  how = {k: tuple(v) if isinstance(v, list) else v for k, v in how.items()}
-  how['batch_size'] = how['batch_size'] or None
+  how = options(config, part)
   if isinstance(config.tasks, str):
-    base, folders = config.base, _named(_listed(config.experts))
+    base, folders = config.base, named(_listed(config.experts))
     tasks = _listed(config.tasks)
   else:  # a suite: experts are named like tasks, the base is beside them
     base = pathlib.Path(config.experts) / experts.BASE
@@ -52,12 +50,20 @@ def settings(config, part: str = 'search') -> Settings:
   )
 
 
+def options(config, part: str = 'search') -> dict[str, Any]:
+  """How to search, as arguments of `Settings`."""
+  how: dict[str, Any] = config[part].to_dict()
+  how = {k: tuple(v) if isinstance(v, list) else v for k, v in how.items()}
+  how['batch_size'] = how['batch_size'] or None
+  return how
+
+
 def _listed(text: str) -> tuple[str, ...]:
   """The entries of a list with commas."""
   return tuple(part.strip() for part in text.split(',') if part.strip())
 
 
-def _named(paths: Sequence[str]) -> dict[str, pathlib.Path]:
+def named(paths: Sequence[str]) -> dict[str, pathlib.Path]:
   """Checkpoints by the last part of their paths, numbered where it repeats."""
   named: dict[str, pathlib.Path] = {}
   for text in paths:

@@ -1,5 +1,6 @@
 """From settings to the search space, and the method that merges in it."""
 
+import dataclasses
 import inspect
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -75,8 +76,11 @@ def build(
   """
   options = dict(settings.space_options)
   if settings.space == 'evolve':
-    _only(options, ('file',), settings.space)
-    return evolve.space(_evolution(settings), family)
+    evolution = _evolution(settings)
+    wanted = evolve.experts(evolution)
+    if tuple(experts) != wanted:
+      raise ValueError(f'experts are {list(experts)}; the genome has {wanted}')
+    return evolve.space(evolution, family, settings.seed)
   if settings.space == 'modelwise':
     _only(options, (), settings.space)
     return fusion.space(
@@ -166,11 +170,18 @@ def _is_typed(settings: Settings) -> bool:
 
 
 def _evolution(settings: Settings) -> evolutions.Evolution:
-  path = settings.space_options.get('file')
-  if not path:
-    raise ValueError('the space evolve needs the option `file`')
-  text = pathlib.Path(path).read_text(encoding='utf-8')
-  return evolutions.from_yaml(text, str(path))
+  """The genome that the options state, models called as in the search."""
+  options = dict(settings.space_options)
+  random = options.pop('random_init', False)
+  known = [f.name for f in dataclasses.fields(evolutions.Genome)]
+  _only(options, [*known, 'random_init'], settings.space)
+  if 'models' not in options or 'merge_method' not in options:
+    raise ValueError(
+      'the space evolve needs a genome; give its file: '
+      'experiments.search --evolve=FILE'
+    )
+  genome = evolutions.Genome(**options)
+  return evolutions.Evolution(genome, (), random_init=random)
 
 
 def _only(options: Mapping[str, Any], known: Sequence[str], space: str) -> None:

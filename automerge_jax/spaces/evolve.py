@@ -2,12 +2,13 @@
 
 A dimension is a gene of mergekit-evolve, in its order: group of layers, model,
 filter, parameter. Its search knows no bounds; here weights end where the
-method's range does (below 0 where the file allows it), densities and SLERP's
-genes at 0 and 1.
+method's range does (below 0 where the file allows it), densities at 0 and 1,
+SLERP's genes at 0 and 4, which is a t from 0.018 to 0.982.
 """
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +22,21 @@ from automerge_jax.recipes.evolve import Evolution, Genome
 from automerge_jax.spaces import grid
 from automerge_jax.types import Array, Family, Key, MergePlan, SearchSpace
 
+_MOST_T = 4.0  # largest gene of SLERP
 
-def space(evolution: Evolution, family: Family) -> SearchSpace:
+
+def space(evolution: Evolution, family: Family, seed: int = 0) -> SearchSpace:
   """The search space of a mergekit-evolve file.
 
   Experts are `experts(evolution)`. Recipes say `dtype: float32`, as candidates
   are computed. With `smooth`, a recipe's gradients differ from the decoded
   values in the last bit (float64 against float32), and densities between the
   groups are not on the grid.
+
+  Args:
+    evolution: the file.
+    family: of the models.
+    seed: of a random start.
 
   Raises:
     ValueError: if groups of layers do not fill the family's layers.
@@ -109,7 +117,19 @@ def space(evolution: Evolution, family: Family) -> SearchSpace:
     return dataclasses.replace(recipe, parameters=stated, dtype='float32')
 
   return SearchSpace(
-    tuple(names), grid.correlation(owners), quantise, encode, decode, describe
+    tuple(names),
+    grid.correlation(owners),
+    quantise,
+    encode,
+    decode,
+    describe,
+    starts=_starts(
+      evolution,
+      genotype.initial(evolution, depth, seed),
+      lambda genes: np.asarray(
+        quantise(encode(jnp.asarray(genes.ravel()))), np.float32
+      ),
+    ),
   )
 
 
@@ -152,7 +172,33 @@ def _effective(genome: Genome) -> Genome:
   )
 
 
+def _starts(
+  evolution: Evolution,
+  initial: np.ndarray,
+  on_grid: Callable[[np.ndarray], np.ndarray],
+) -> tuple[tuple[str, np.ndarray], ...] | None:
+  """Start designs of its own: a random one, or those of SLERP.
+
+  SLERP starts at halves of each pair of models, and near each model.
+  """
+  genome = evolution.genome
+  if evolution.random_init:
+    return (('random', on_grid(initial)),)
+  if genome.merge_method != 'slerp':
+    return None
+  found = []
+  for size, kind in ((2, 'pair'), (1, 'nearly')):
+    for some in itertools.combinations(range(len(genome.models)), size):
+      genes = np.zeros_like(initial)
+      genes[:, list(some)] = 1.0 if size > 1 else _MOST_T
+      label = '+'.join(genome.models[k] for k in some)
+      found.append((f'{kind}:{label}', on_grid(genes)))
+  return tuple(found)
+
+
 def _range(parameter, genome: Genome) -> tuple[float, float]:
+  if parameter.name == 't':
+    return 0.0, _MOST_T
   if parameter.name != 'weight':
     return 0.0, 1.0
   high = parameter.high or 1.0
@@ -196,9 +242,18 @@ def _pairs(genes: Array) -> dict[str, Array]:
   first, second = ranking[:, 0], ranking[:, 1]
   rows = jnp.arange(genes.shape[0])
   share = jax.nn.sigmoid(genes[rows, second] - genes[rows, first])
-  index = jnp.rint(share * grid.UNIT).astype(jnp.int32)
   return {
-    't': jnp.asarray(grid.decimals(0, grid.UNIT))[index],
+    't': _decimal(share),
     'first': first.astype(jnp.float32),
     'second': second.astype(jnp.float32),
   }
+
+
+@jax.custom_jvp
+def _decimal(share: Array) -> Array:
+  """Shares rounded to the grid, which gradients pass through."""
+  index = jnp.rint(share * grid.UNIT).astype(jnp.int32)
+  return jnp.asarray(grid.decimals(0, grid.UNIT))[index]
+
+
+_decimal.defjvp(lambda primals, tangents: (_decimal(*primals), *tangents))
