@@ -115,12 +115,14 @@ def run(
     method=settings.method,
     space=settings.space,
     objective=settings.objective,
+    goals=choice.objectives_of(settings, job),
+    front=made.front,
     recipe_hashes={name: job.recipe_hash(r) for name, r in chosen.items()},
     finalists=made.finalists,
     coefficients=history.coefficients(
       chosen['merged'],
       job.family,
-      job.family.components[settings.components],
+      spaces.filters(settings, job.family),
       job.experts,
     ),
     environment=environment.describe()

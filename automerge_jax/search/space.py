@@ -89,16 +89,14 @@ def build(
   if settings.space == 'layerwise' and not _is_typed(settings):
     return fusion.space(
       method(settings),
-      cells.layered(family, settings.layers_per_group, settings.components),
+      division(settings, family),
       experts,
       base,
       settings.ranges,
     )
   given: dict[str, Any] = {}
   if settings.space in ('layerwise', 'both'):
-    given['cells'] = cells.layered(
-      family, settings.layers_per_group, settings.components
-    )
+    given['cells'] = division(settings, family)
     given['ranges'] = settings.ranges
   if settings.space == 'layerwise':
     given['methods'] = [
@@ -124,6 +122,28 @@ def build(
   ]
   _only(options, known, settings.space)
   return builder(experts=experts, base_model=base, **given, **options)
+
+
+def division(settings: Settings, family: Family) -> cells.Cells:
+  """Groups of layers and components."""
+  components: Any = settings.components
+  if '=' in components:
+    pairs = [part.split('=') for part in components.split(',')]
+    if any(len(pair) != 2 for pair in pairs):
+      raise ValueError(
+        f'components is {components!r}; expected NAME=FILTER,...,NAME='
+      )
+    components = [(name, part or None) for name, part in pairs]
+  return cells.layered(family, settings.layers_per_group, components)
+
+
+def filters(
+  settings: Settings, family: Family
+) -> Sequence[tuple[str, str | None]]:
+  """How a report sorts tensors: (component, filter) pairs."""
+  if settings.space in ('layerwise', 'both'):
+    return division(settings, family).filters
+  return family.components['coarse']
 
 
 def designs(
