@@ -48,7 +48,6 @@ def nsga2(
   if population < 2:
     raise ValueError(f'NSGA-II needs a population of at least 2, {population=}')
   of = features.Features(space)
-  num_dims = len(space.names)
   pairs = -(-population * _SPARE // 2)
 
   def tournament(key: Array, scores: Array) -> Array:
