@@ -111,9 +111,10 @@ def merge(
     method: the merge method.
     plan: coefficients by leaf, per expert [K, L] or [K], shared [L] or [].
     stack: base, experts and facts.
-    layer: the source layer at each position, int32 [S]; layers of the result,
-      and of the plan, are then by position. They are gathered and merged one
-      by one, as they also are for a method that switches.
+    layer: the source layer at each position, int32 [S], -1 for none, which
+      leaves zeros; layers of the result, and of the plan, are then by position.
+      They are gathered and merged one by one, as they also are for a method
+      that switches.
   """
   bases, stacks = trees.flatten(stack.base), trees.flatten(stack.stack)
   shared = {p.name for p in method.parameters if not p.per_expert}
@@ -150,21 +151,24 @@ def _by_position(
     method: the merge method.
     axes: the positions' axis of each coefficient.
     layer_axis: the layers' axis of each fact.
-    layer: the source layer at each position, [S].
+    layer: the source layer at each position, [S], -1 for none.
     plan: coefficients of the leaf.
     facts: facts of the leaf.
     base: [L, ...].
     stack: [K, L, ...].
   """
 
-  def one(at: tuple[Array, dict[str, Array]]) -> Array:
-    source, coefficients = at
-
+  def merged(source: Array, coefficients: dict[str, Array]) -> Array:
     def of(array: Array, axis: int) -> Array:
       return jax.lax.dynamic_index_in_dim(array, source, axis, keepdims=False)
 
     own = {name: of(fact, layer_axis[name]) for name, fact in facts.items()}
     return method.merge(coefficients, own, of(base, 0), of(stack, 1))
+
+  def one(at: tuple[Array, dict[str, Array]]) -> Array:
+    shape = jax.eval_shape(merged, *at)
+    none = jnp.zeros(shape.shape, shape.dtype)
+    return jax.lax.cond(at[0] >= 0, merged, lambda *_: none, *at)
 
   by_position = {
     name: jnp.moveaxis(value, axes[name], 0) for name, value in plan.items()

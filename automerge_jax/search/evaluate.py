@@ -131,7 +131,10 @@ def population_scorer(
 
     def evaluate(c_one: Array):
       placed = program(c_one) if program else None
-      model = shared.merged(family, method, decode(c_one), stack, dtype, placed)
+      apart = method.switch or program is not None
+      model = shared.merged(
+        family, method, decode(c_one), stack, dtype, placed, apart
+      )
 
       def scored() -> ItemScores:
         return score(model, heads, data, num_items)

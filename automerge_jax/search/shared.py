@@ -83,6 +83,7 @@ def merged(
   stack: ExpertStack,
   dtype: str,
   program: LayerProgram | None = None,
+  apart: bool = False,
 ) -> Callable[[Any], tuple[Family, Params]]:
   """A candidate: `data -> (family, params)` that this data is run with.
 
@@ -94,18 +95,27 @@ def merged(
     dtype: in which merged models compute.
     program: which layers stand at which position; layers of the plan are then
       by position, and the stack must hold whole models.
+    apart: merge candidates one by one where they are vmapped, so that a method
+      that switches takes one branch; it costs the gradient.
   """
+
+  def merge(plan: MergePlan, stack: ExpertStack, layer: Any = None) -> Params:
+    return resident.merge(method, plan, stack, layer)
+
+  if apart:
+    merge = jax.custom_batching.sequential_vmap(merge)
   if program is not None:
     assert stack.below is None, 'programs need stacks of whole models'
-    whole = resident.merge(method, plan, stack, program.layer)
-    params = cast(programs.fold(family, whole, program.scale), dtype)
-    restacked = programs.family(family, program)
-    return lambda data: (restacked, params)
+    layer = jnp.where(program.active, program.layer, -1)
+    restacked = merge(plan, stack, layer)
+    params = cast(programs.fold(family, restacked, program.scale), dtype)
+    own = programs.family(family, program)
+    return lambda data: (own, params)
   if stack.below is None:
-    params = cast(resident.merge(method, plan, stack), dtype)
+    params = cast(merge(plan, stack), dtype)
     return lambda data: (family, params)
   count = _count(stack.below)
-  above = cast(resident.merge(method, _plan(plan, count), stack), dtype)
+  above = cast(merge(_plan(plan, count), stack), dtype)
   below = cast(stack.below, dtype)
   ours = upper(family, count), dict(above, stem=below['stem'])
   whole = family, _join(below, above)
