@@ -25,8 +25,30 @@ def quantiser(
     low, high: ranges [D].
   """
   low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
+  snap = snapper(parameters, low, high)
+
+  def quantise(x: Array) -> Array:
+    return snap(low + jnp.clip(x, 0.0, 1.0) * (high - low))
+
+  def encode(c: Array) -> Array:
+    return (jnp.asarray(c) - low) / (high - low)
+
+  return quantise, encode
+
+
+def snapper(
+  parameters: Sequence[str],
+  low: Sequence[float] | np.ndarray,
+  high: Sequence[float] | np.ndarray,
+) -> Callable[[Array], Array]:
+  """`c [..., D] -> c` on the grid, within the lowest and the highest of all.
+
+  Args:
+    parameters: the parameter that each dimension sets, D (or one for all).
+    low, high: ranges [D].
+  """
   step = np.asarray([_STEPS.get(name, 1) for name in parameters], np.float32)
-  bottom, top = (round(float(x) * UNIT) for x in (low.min(), high.max()))
+  bottom, top = (round(float(x) * UNIT) for x in (np.min(low), np.max(high)))
   table = decimals(bottom, top)
 
   @jax.custom_jvp
@@ -37,14 +59,7 @@ def quantiser(
 
   # Gradients pass through the rounding: its steps are far below what matters.
   snap.defjvp(lambda primals, tangents: (snap(*primals), *tangents))
-
-  def quantise(x: Array) -> Array:
-    return snap(low + jnp.clip(x, 0.0, 1.0) * (high - low))
-
-  def encode(c: Array) -> Array:
-    return (jnp.asarray(c) - low) / (high - low)
-
-  return quantise, encode
+  return snap
 
 
 def decimals(bottom: int, top: int) -> np.ndarray:
