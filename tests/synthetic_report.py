@@ -3,6 +3,7 @@
 import numpy as np
 
 from automerge_jax.report import summary
+from automerge_jax.search import objectives
 
 TASKS = ('movie', 'sarcasm', 'election', 'reuters')
 SIZES = {'search': 100, 'select': 200, 'heldout': 1000}
@@ -93,6 +94,56 @@ def coefficients(experts=4, layers=6):
     'layers': [str(layer) for layer in range(layers)],
     'values': values,
   }
+
+
+# What members of a front have in each task; the second is picked.
+MEMBERS = (
+  (0.82, 0.74, 0.90, 0.87),
+  (0.79, 0.82, 0.91, 0.925),
+  (0.76, 0.85, 0.89, 0.91),
+  (0.75, 0.79, 0.93, 0.94),
+)
+
+
+def front(named, constraints=None, members=MEMBERS, **changes):
+  """A whole summary with a front over the named objectives."""
+  rates = RATES | {f'front:{i}': rate for i, rate in enumerate(members)}
+  rows = [
+    {
+      'name': f'front:{i}',
+      'recipe_hash': f'{i}0ffee',
+      'picked': i == 1,
+      'why': 'knee',
+      'select': {},
+    }
+    for i in range(len(members))
+  ]
+  goals = objectives.read(TASKS, 'accuracy', named, constraints, 'movie')
+  return build(rates, goals=goals, front=rows, **changes)
+
+
+def program(depth=9, layers=6, names=TASKS):
+  """A stack of moved, repeated, scaled and merged layers."""
+  rng = np.random.default_rng(5)
+  rows = []
+  for position in range(depth):
+    layer = int(
+      np.clip(position * layers / depth + rng.normal(0, 0.8), 0, layers - 1)
+    )
+    several = position % 4 == 3
+    rows.append(
+      {
+        'sources': [layer],
+        'models': list(names[:2])
+        if several
+        else [(*names, 'base')[position % (len(names) + 1)]],
+        'methods': ['linear' if several else 'passthrough'],
+        'scales': [round(float(rng.uniform(0.7, 1.3)), 2)]
+        if position % 2
+        else [],
+      }
+    )
+  return {'depth': depth, 'of': layers, 'layers': rows}
 
 
 def build(rates=None, sizes=None, draws=1000, **changes):

@@ -46,6 +46,7 @@ def render(
     plain=plain,
   )
   models = summary['models']
+  program = (summary['coefficients'] or {}).get('program')
   card = environment.get_template('model_card.md').render(
     summary=summary,
     front_matter=_front_matter(base_model, license_id),
@@ -53,6 +54,11 @@ def render(
     tests=summary['comparisons']['merged_vs_own_expert'],
     own=summary['experts_on_own_task']['heldout']['mean'],
     reading=lambda test: page.READINGS[wording.task_standing(test)],
+    program=program,
+    depth=wording.depth,
+    places=_places(program),
+    front=wording.front(summary) if summary['front'] else '',
+    constraint=wording.constraint,
     recipe=recipe_yaml.rstrip('\n'),
     fence=_fence(recipe_yaml),
     files=dict(files),
@@ -68,6 +74,15 @@ def plain(text: str) -> str:
   text = re.sub(r'\s+', ' ', str(text)).strip()
   text = text.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')
   return re.sub(r'([\\`*_\[\]|$~#])', r'\\\1', text)
+
+
+def _places(program: Mapping[str, Any] | None) -> str:
+  """Whether the layers of a program are where they were."""
+  sources = [row['sources'] for row in (program or {'layers': []})['layers']]
+  if sources == [[i] for i in range(len(sources))]:
+    return 'in their places'
+  flat = [layer for row in sources for layer in row]
+  return 'in their order' if flat == sorted(set(flat)) else 'stacked anew'
 
 
 def _front_matter(base_model: Sequence[str], license_id: str | None) -> str:

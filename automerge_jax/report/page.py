@@ -8,7 +8,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from automerge_jax.report import drawing, plots, trade_offs, wording
+from automerge_jax.report import (
+  drawing,
+  front_plots,
+  plots,
+  program_plot,
+  trade_offs,
+  wording,
+)
 
 READINGS = {
   'better': 'above',
@@ -45,6 +52,7 @@ def render(
     heading=heading,
     count='{:,.0f}'.format,
     p_value=p_value,
+    depth=wording.depth,
     svg=_svg,
   )
   points = [
@@ -53,8 +61,10 @@ def render(
     if point['mean'] is not None and math.isfinite(point['mean'])
   ]
   heat, bar = [], ''
-  if summary['coefficients']:
-    heat, bar = plots.coefficient_panels(summary['coefficients'])
+  told = summary['coefficients'] or {}
+  if told.get('parameter'):
+    heat, bar = plots.coefficient_panels(told)
+  program = told.get('program')
   against = summary['comparisons']['merged_vs_task_arithmetic']
   standing = wording.standing(against)
   headline = _HEADLINES[standing]
@@ -62,6 +72,11 @@ def render(
   if rival and standing == 'better':
     standing = 'undecided'
     headline += f', but {wording.model_name(rival)} does better'
+  broken = [row for row in summary['constraints'] if not row['kept']]
+  if broken:
+    surely = any(row['sure'] for row in broken)
+    standing = 'worse' if surely or standing == 'worse' else 'undecided'
+    headline += ', and it breaks a constraint'
   return environment.get_template('page.html').render(
     summary=summary,
     standing=standing,
@@ -71,11 +86,15 @@ def render(
     rows=_score_rows(summary),
     parents=_parent_rows(summary),
     rivals=_rival_rows(summary),
-    curves=[
-      plots.search_curve(summary, points, width=width) for width in (720, 360)
-    ],
+    curves=_both(plots.search_curve, summary, points),
     heat=heat,
     bar=bar,
+    program=program,
+    programs=_both(program_plot.program_panel, program),
+    fronts=_both(front_plots.front_panel, summary['front'] and summary),
+    front=_front_rows(summary) if summary['front'] else [],
+    front_says=wording.front(summary) if summary['front'] else '',
+    constraints=_constraint_rows(summary),
     pairs=trade_offs.task_panels(summary, points),
     phases=_phases(summary['environment']),
     facts=_facts(summary['environment']),
@@ -264,6 +283,72 @@ def _rival_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     }
     for name, test in rows
   ]
+
+
+def _front_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """Members of the front, the picked one first, then the other merges."""
+  front = summary['front']
+  rows = [
+    {
+      'name': f'member {row["name"].rpartition(":")[2]}',
+      'kind': 'merged' if row['picked'] else 'other',
+      'note': wording.reason(row['why']) if row['picked'] else '',
+      'cells': _objective_cells(summary, row['objectives']),
+      'broken': row['broken'],
+      'recipe': row['recipe'],
+    }
+    for row in sorted(front['members'], key=lambda row: not row['picked'])
+  ]
+  baselines = [
+    name
+    for name in front['others']
+    if name != 'base' and not name.startswith('expert:')
+  ]
+  rows += [
+    {
+      'name': heading(name),
+      'kind': 'first' if name == baselines[0] else 'other',
+      'note': '',
+      'cells': _objective_cells(summary, front['others'][name]),
+      'broken': [],
+      'recipe': '',
+    }
+    for name in baselines
+  ]
+  return rows
+
+
+def _objective_cells(
+  summary: Mapping[str, Any], cells: Mapping[str, Any] | None
+) -> list[dict[str, str] | None]:
+  found: list[dict[str, str] | None] = []
+  for one in summary['objectives']:
+    if cells is None:
+      found.append(None)
+      continue
+    show = wording.percent if one['metric'] == 'accuracy' else '{:.3f}'.format
+    found.append({key: show(v) for key, v in cells[one['name']].items()})
+  return found
+
+
+def _constraint_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+  return [
+    {
+      **row,
+      'standing': ('better' if row['kept'] else 'worse')
+      if row['sure']
+      else 'undecided',
+      'reading': wording.constraint(row),
+    }
+    for row in summary['constraints']
+  ]
+
+
+def _both(draw: Any, subject: Any, *rest: Any) -> list[drawing.Panel]:
+  """The same drawing for a wide and for a narrow page, if there is any."""
+  if not subject:
+    return []
+  return [draw(subject, *rest, width=width) for width in (720, 360)]
 
 
 def _zero_mark(test: Mapping[str, Any], reach: float) -> dict[str, str]:

@@ -7,6 +7,17 @@
        SPLIT: {"mean": {"accuracy", "low", "high", "log_likelihood"},
          "tasks": {TASK: {"accuracy", "low", "high", "log_likelihood",
                           "n", "truncated", "unparsed"}}}}},
+     "objectives": [{"name", "metric", "weights": {TASK: float}}],
+     "front": null or {
+       "members": [{"name", "recipe_hash", "picked": bool, "why": str,
+         "recipe": file of its recipe, "broken": [TASK],
+         "objectives": null or {OBJECTIVE: {"value", "low", "high"}},
+         SPLIT: as for a model, "on_select": {OBJECTIVE: float}}],
+       "others": {MODEL: {OBJECTIVE: {"value", "low", "high"}}},
+       "volume": null or {"worst": {OBJECTIVE: float}, "best": ...,
+         "front", "others", "difference", "low", "high"}},
+     "constraints": [{"task", "reference": MODEL, "most", "difference", "low",
+       "high", "kept": bool, "sure": bool}],
      "experts_on_own_task": {"heldout": {"mean": {"accuracy", "low", "high",
        "log_likelihood"}}},
      "comparisons": {
@@ -22,7 +33,8 @@
      "finalists": [{"recipe_hash", "origin", "search", "select"}],
      "coefficients": null or {"parameter": str, "experts": [str],
        "components": [str], "layers": [str],
-       "values": [expert][component][layer], null where there is none},
+       "values": [expert][component][layer], null where there is none,
+       "program": null or see `history.coefficients`},
      "environment": {...}}
 
 MODEL is `merged`, `expert:EXPERT`, `base`, `uniform`, `task_arithmetic` or
@@ -33,7 +45,12 @@ log-likelihoods nats an item, intervals 95%: Wilson's for a task that is right
 or wrong, a stratified percentile bootstrap for other scores, for means over
 tasks and their differences, Newcombe's for a task's paired difference (where
 scores are not 0 or 1: a bootstrap, and `gained` and `lost` count items with a
-higher and a lower score, compared by a sign test). Everything but
+higher and a lower score, compared by a sign test). Objectives of a front's
+members and of the other models are held-out ones; its `volume` is of a box, see
+`report/goals.py`, and `others` are the parents, the base and the baselines. A
+constraint is kept where the merge falls no further than `most` below the
+reference, by the difference, and surely so where the whole interval says the
+same. Everything but
 `environment` is the same for the same scores. `best`, `mean` and `incumbent`
 are null in generations without such a score.
 """
@@ -44,8 +61,10 @@ from typing import Any
 
 import numpy as np
 
+from automerge_jax.report import goals as goals_lib
 from automerge_jax.report import wording
 from automerge_jax.search import statistics
+from automerge_jax.search.objectives import Objectives
 from automerge_jax.types import TRUNCATED, UNPARSED
 
 Scores = Mapping[str, Mapping[str, np.ndarray]]
@@ -78,6 +97,8 @@ def build(
   coefficients: Mapping[str, Any] | None,
   environment: Mapping[str, Any],
   draws: int = 10_000,
+  goals: Objectives | None = None,
+  front: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
   """Content of `summary.json`; the module's docstring has the schema.
 
@@ -103,6 +124,8 @@ def build(
     coefficients: what the merged recipe holds, or None.
     environment: times, memory, versions: whatever may differ on a repetition.
     draws: bootstrap resamples.
+    goals: objectives and constraints; None: no constraints, no front.
+    front: its members, see `goals.front`; `merged` is the picked one.
 
   Raises:
     ValueError: if a model that the comparisons need was not scored.
@@ -111,6 +134,7 @@ def build(
   own = [parents[task] for task in task_names]
   _check(task_names, own, tasks, scores, log)
   held, held_tasks = scores['heldout'], np.asarray(tasks['heldout'])
+  members = {'merged', *(row['name'] for row in front)}
   merged = held['merged']['score']
   experts = {
     key: _own(held, key, own, held_tasks) for key in ('score', 'log_likelihood')
@@ -123,7 +147,7 @@ def build(
       )
     )
     for name, other in sorted(held.items())
-    if name != 'merged'
+    if name not in members
   }
   comparisons['merged_vs_own_expert'] = _against_experts(
     held, parents, task_names, held_tasks, seed
@@ -148,6 +172,8 @@ def build(
     }
     for name in sorted(set().union(*scores.values()))
   }
+  # Beside their picked one, members of a front are no rivals of the merge.
+  siblings = {row['name']: models.pop(row['name'], {}) for row in front}
   gap = statistics.gap_closed(
     merged, floor, experts['score'], held_tasks, seed, draws
   )
@@ -161,6 +187,19 @@ def build(
     'metrics': dict(metrics),
     'parents': {task: parents[task] for task in task_names},
     'models': models,
+    'objectives': goals_lib.describe(goals, task_names),
+    'front': goals_lib.front(
+      [siblings[row['name']] | _member(row) for row in front],
+      goals,
+      held,
+      task_names,
+      held_tasks,
+      seed,
+      draws,
+    ),
+    'constraints': goals_lib.constraints(
+      goals, held, task_names, held_tasks, seed
+    ),
     'experts_on_own_task': {
       'heldout': {'mean': _mean(experts, held_tasks, seed, draws)}
     },
@@ -214,6 +253,12 @@ def _check(
         f'{split} items belong to tasks {found}: expected items of each of '
         f'{list(task_names)}'
       )
+
+
+def _member(row: Mapping[str, Any]) -> dict[str, Any]:
+  """What is stated of a member; its scores are found by split."""
+  fields = ('name', 'recipe_hash', 'picked', 'why')
+  return {key: row[key] for key in fields} | {'on_select': row.get('select')}
 
 
 def _own(

@@ -75,8 +75,66 @@ def verdict(summary: Mapping[str, Any]) -> str:
     f'The merge scores {percent(mean["accuracy"])}% on held-out items{over} '
     f'(95% interval {percent(mean["low"])} to {percent(mean["high"])}), '
     f'{_against_baseline(summary)}{_against_others(summary)}; '
-    f'{_against_experts(summary)}.'
+    f'{_against_experts(summary)}{_broken(summary)}.'
   )
+
+
+def front(summary: Mapping[str, Any]) -> str:
+  """What the front is, and what of the held-out box it covers."""
+  rows, volume = summary['front']['members'], summary['front']['volume']
+  names = listing([one['name'] for one in summary['objectives']])
+  picked = next(row for row in rows if row['picked'])
+  count = f'{len(rows)} {"merges" if len(rows) > 1 else "merge"}'
+  first = (
+    f'The front has {count} over {names}, none of which dominates another on '
+    f'the items for selection; the merge is {reason(picked["why"])}.'
+  )
+  if volume is None:
+    return first
+  return (
+    f'{first} On held-out items the front covers {percent(volume["front"])}% '
+    'of the box between the worst and the best value of each objective; the '
+    f'parents and baselines cover {percent(volume["others"])}% (difference '
+    f'{points(volume["difference"])} points, {points(volume["low"])} to '
+    f'{points(volume["high"])}).'
+  )
+
+
+def reason(why: str) -> str:
+  """Why a member of a front was picked."""
+  known = {
+    'knee': 'the one at its knee',
+    'weights': 'the one with the highest weighted sum',
+  }
+  return known.get(why, f'picked by {why}')
+
+
+def constraint(row: Mapping[str, Any]) -> str:
+  """Whether one constraint is kept, `kept`, `broken`, and how surely."""
+  word = 'kept' if row['kept'] else 'broken'
+  return word if row['sure'] else f'{word}, not surely'
+
+
+def depth(program: Mapping[str, Any]) -> str:
+  """How many layers of how many there are."""
+  count, of = program['depth'], program['of']
+  size = 'as many as' if count == of else 'more than' if count > of else 'of'
+  if size == 'of':
+    return f'{count} of {of} layers'
+  return f'{count} layers, {size} the {of} of the base'
+
+
+def _broken(summary: Mapping[str, Any]) -> str:
+  rows = [row for row in summary['constraints'] if not row['kept']]
+  if not rows:
+    return ''
+  falls = [
+    f'{row["task"]} falls {percent(-row["difference"])} points below '
+    f'{model_name(row["reference"])}, {percent(row["most"])} were allowed'
+    for row in rows
+  ]
+  noun = 'constraint' if len(rows) == 1 else 'constraints'
+  return f'; it breaks {len(rows)} {noun} ({"; ".join(falls)})'
 
 
 def _against_baseline(summary: Mapping[str, Any]) -> str:

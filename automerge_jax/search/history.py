@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from automerge_jax.merging import registry
 from automerge_jax.merging.layers import layer_of
-from automerge_jax.merging.resolve import resolve
+from automerge_jax.merging.outputs import Output, outputs
 from automerge_jax.models import base as models
 from automerge_jax.recipe import Recipe
 from automerge_jax.search.plan import Scored
@@ -83,71 +82,129 @@ def points(
   ]
 
 
-def best(scored: Sequence[Scored], most: int) -> list[Scored]:
-  """The best-scored different recipes at the highest rung, best first."""
-  found: dict[str, Scored] = {}
-  for row in sorted(
-    (row for row in scored if row.rung >= 0), key=_key, reverse=True
-  ):
-    found.setdefault(row.candidate.recipe, row)
-  return list(found.values())[:most]
-
-
 def coefficients(
   recipe: Recipe,
   family: Family,
   filters: Sequence[tuple[str, str | None]],
   experts: Sequence[str],
 ) -> dict[str, Any] | None:
-  """The recipe's weights (SLERP: shares) by expert, component and layer.
+  """The recipe's weights (or shares) by expert, component and output layer.
 
-  Read from the recipe itself, tensor by tensor, so the picture cannot differ
-  from what was merged. None for a method without weights.
+  Read from what the recipe says of each tensor, so the picture cannot differ
+  from what was merged. SLERP and single models have shares, which add up to
+  one; methods with weights have those; others have neither.
+
+  Returns:
+    `parameter`, `experts`, `components`, `layers` (labels: `3`, or `3←5` where
+    output layer 3 is made of layers 5), `values` [expert][component][layer],
+    None where there is none, and `program`: None where each layer stands in its
+    place and all are merged alike, else `depth` (layers of the merge), `of`
+    (layers of its parents) and `layers`, one row an output layer: `sources`
+    (layers), `models` (that take part), `methods` and `scales` (other than 1).
+    None for a recipe that has neither values nor a program.
   """
-  method = registry.get(recipe.merge_method, recipe.semantics)
-  if method.name != 'slerp' and all(
-    p.name != 'weight' for p in method.parameters
-  ):
-    return None
-  components = [name for name, _ in filters]
-  layers = [str(i) for i in range(family.num_layers)]
-  values: list[list[list[float | None]]] = [
-    [[None] * len(layers) for _ in components] for _ in experts
+  stored = [
+    k.stored for path in models.by_leaf(family.keys).values() for k in path
   ]
-  for path in models.by_leaf(family.keys).values():
-    for key in path:
-      resolved = resolve(
-        recipe, key.stored, layer_of(key.stored), family.num_layers
-      )
-      share = _shares(method.name, resolved)
-      component = next(
-        i
-        for i, (_, part) in enumerate(filters)
-        if part is None or part in key.stored
-      )
-      if key.layer is None and components[component] != 'stem':
-        continue  # behind the layers: told by the last of them
-      for k, expert in enumerate(experts):
-        value = share.get(expert, 0.0)
-        if key.layer is None:  # the stem stands in the first row
-          values[k][component][0] = value
-        else:
-          values[k][component][key.layer] = value
+  made = outputs(recipe, dict.fromkeys(recipe.models, stored))
+  inside = [output for output in made if output.layer is not None]
+  depth = 1 + max(_layer(output) for output in inside)
+  components = [name for name, _ in filters]
+  values: list[list[list[float | None]]] = [
+    [[None] * depth for _ in components] for _ in experts
+  ]
+  kinds = set()
+  for output in made:
+    component = next(
+      i
+      for i, (_, part) in enumerate(filters)
+      if part is None or part in output.name
+    )
+    if output.layer is None and components[component] != 'stem':
+      continue  # behind the layers: told by the last of them
+    kind, share = _shares(output)
+    if kind is None:
+      continue
+    kinds.add(kind)
+    for k, expert in enumerate(experts):
+      # The stem stands in the first row.
+      values[k][component][output.layer or 0] = share.get(expert, 0.0)
+  rows = [
+    _program_row([o for o in inside if o.layer == layer])
+    for layer in range(depth)
+  ]
+  plain = depth == family.num_layers and all(
+    row['sources'] == [layer] for layer, row in enumerate(rows)
+  )
+  alike = not any(
+    part.merge_method or part.parts or part.scales
+    for module in recipe.stacks
+    for part in module.slices
+  )
+  program = None
+  if not (plain and alike):
+    program = {'depth': depth, 'of': family.num_layers, 'layers': rows}
+  if not kinds and program is None:
+    return None
   return {
-    'parameter': 'share' if method.name == 'slerp' else 'weight',
+    'parameter': ' or '.join(sorted(kinds, reverse=True)),
     'experts': list(experts),
     'components': components,
-    'layers': layers,
+    'layers': [
+      str(layer)
+      if row['sources'] == [layer]
+      else f'{layer}←{",".join(map(str, row["sources"]))}'
+      for layer, row in enumerate(rows)
+    ],
     'values': values,
+    'program': program,
   }
 
 
-def _shares(method: str, resolved) -> dict[str, float]:
-  if method == 'slerp':
-    t = resolved.parameters['t']
-    return dict(zip(resolved.experts, (1 - t, t), strict=True))
-  weights = resolved.parameters['weight']
-  return dict(zip(resolved.experts, weights, strict=True))
+def _shares(output: Output) -> tuple[str | None, dict[str, float]]:
+  """Share or weight of each model in a tensor, and which of the two it is."""
+  kind, parts = 'share', ()
+  if output.method.name == 'slerp':
+    t = output.parameters['t']
+    parts = (1 - t, t)
+  elif output.method.name == 'passthrough':
+    parts = (1.0,)
+  elif 'weight' in output.parameters:
+    kind, parts = 'weight', output.parameters['weight']
+  else:
+    return None, {}
+  found: dict[str, float] = {}
+  for (model, _), part in zip(output.sources, parts, strict=True):
+    found[model] = found.get(model, 0.0) + part
+  return kind, found
+
+
+def _program_row(made: Sequence[Output]) -> dict[str, Any]:
+  """What one output layer is made of."""
+  sources, taking, methods, scales = set(), {}, {}, set()
+  for output in made:
+    kind, share = _shares(output)
+    sources |= {layer_of(name) for _, name in output.sources}
+    methods[output.method.name] = None
+    used = [m for m, _ in output.sources if kind is None or share.get(m)]
+    if not used and output.base is not None:
+      used = [output.base[0]]
+    taking |= dict.fromkeys(used)
+    if output.scale is not None:
+      scales.add(float(output.scale.value))
+    if output.method.name == 'passthrough':
+      scales |= {float(s) for s in np.ravel(output.parameters['scale'])}
+  return {
+    'sources': sorted(layer for layer in sources if layer is not None),
+    'models': list(taking),
+    'methods': list(methods),
+    'scales': sorted(scales - {1.0}),
+  }
+
+
+def _layer(output: Output) -> int:
+  assert output.layer is not None
+  return output.layer
 
 
 def _key(row: Scored) -> tuple[int, float]:
