@@ -1,8 +1,5 @@
 """Layer programs against a plain loop over layers."""
 
-import json
-import pathlib
-
 import chex
 import flax.linen as nn
 import jax
@@ -12,19 +9,19 @@ import pytest
 
 from automerge_jax.models import base, program, registry
 from automerge_jax.types import LayerProgram
-from tests import text_models, tiny_decoder
+from tests import recorded, tiny_decoder
 
-DATA = pathlib.Path(__file__).parent / 'testdata'
-RECORDED = {
-  'llama2_biases': 'llama_tiny',
-  'qwen3': 'llama_tiny',
-  'gemma2': 'llama_tiny',
-  'gemma3': 'llama_tiny',
-  'vit': 'vit_tiny',
-  'dinov2': 'vit_tiny',
-  'clip_vision': 'vit_tiny',
-}
-CASES = (*RECORDED, 'bert_masked', 'gpt2_untied')
+CASES = (
+  'llama2_biases',
+  'qwen3',
+  'gemma2',
+  'gemma3',
+  'vit',
+  'dinov2',
+  'clip_vision',
+  'bert_masked',
+  'gpt2_untied',
+)
 S = 5
 # What a layer adds, before it is added: the last module of each branch.
 BRANCHES = {
@@ -36,35 +33,16 @@ BRANCHES['gemma3_text'] = BRANCHES['gemma2']
 OTHERS = ('attention/output', 'mlp_output')
 
 
-def _model(case, **entries):
+def _model(case):
   """Family, params and inputs of a recorded or drawn tiny model."""
   if case == 'own':
     inputs = {'ids': np.arange(24).reshape(3, 8) % tiny_decoder.VOCAB}
     inputs['mask'] = np.ones((3, 8), np.int32)
     family, params = tiny_decoder.model()
-    return family, jax.tree.map(jnp.asarray, params), inputs
-  if case not in RECORDED:
-    config = text_models.config(case)
-    stored, inputs = (text_models.of(case, k) for k in ('weights', 'inputs'))
   else:
-    with np.load(DATA / f'{RECORDED[case]}.npz') as file:
-      own = {
-        name.removeprefix(f'{case}/'): file[name]
-        for name in file
-        if name.startswith(f'{case}/')
-      }
-    config = json.loads(str(own.pop('config')))
-    stored = {
-      name.removeprefix('weights/'): own[name]
-      for name in own
-      if name.startswith('weights/')
-    }
-    inputs = {name: own[name] for name in ('ids', 'mask') if name in own}
-    if not inputs:
-      pixels = next(own[name] for name in own if name.endswith('/pixels'))
-      inputs = {'pixels': pixels.astype(np.float32)}
-  family = registry.from_config(config | entries, list(stored))
-  params = base.pack(family.keys, stored)
+    inputs, stored = recorded.inputs(case), recorded.weights(case)
+    family = registry.from_config(recorded.config(case), list(stored))
+    params = base.pack(family.keys, stored)
   return family, jax.tree.map(jnp.asarray, params), inputs
 
 
