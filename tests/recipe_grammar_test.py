@@ -260,10 +260,9 @@ def test_a_missing_base_is_written_among_the_sources():
   text = recipes.to_yaml(Recipe('ties', parts, 'base'))
   back = _read(text)
   assert back.slices[0].sources[1] == Source('base', layers=(0, 2))
-  assert resolve.effective_hash(back, {'x.layers.0.y': 0}, 2) == (
-    resolve.effective_hash(
-      Recipe('ties', parts, 'base'), {'x.layers.0.y': 0}, 2
-    )
+  layers = {'x.layers.0.y': 0, 'x.layers.1.y': 1}
+  assert resolve.effective_hash(back, layers, 2) == (
+    resolve.effective_hash(Recipe('ties', parts, 'base'), layers, 2)
   )
 
 

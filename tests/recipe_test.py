@@ -285,20 +285,25 @@ def test_equal_effects_have_equal_hashes_however_they_are_written():
 
 
 POOLER = [{'filter': 'pooler', 'value': 1.0001}, {'value': 1.0}]
+TWO = (Source('a', {'weight': 1.0}), Source('b', {'weight': 0.5}))
 
 
 @pytest.mark.parametrize(
   'change',
   [
-    {'merge_method': 'task_arithmetic', 'base_model': 'c'},
-    {'parameters': {'normalize': 0.0}},
+    {'merge_method': 'task_arithmetic'},
+    {'merge_method': 'dare_ties'},
+    {'parameters': {'density': 0.5, 'normalize': 0.0}},
+    {'parameters': {'density': 0.6}},
+    {'parameters': {'density': 0.5, 'lambda': 0.9}},
     {'semantics': 'paper'},
-    {'slices': (Slice((Source('b', {'weight': 1}),)),)},
-    {'slices': (Slice((Source('a', {'weight': POOLER}),)),)},
+    {'slices': (Slice((TWO[1],)),)},
+    {'slices': (Slice((Source('a', {'weight': POOLER}), TWO[1])),)},
+    {'base_model': 'b'},
   ],
 )
 def test_other_effects_have_other_hashes(change):
-  start = Recipe('linear', (Slice((Source('a', {'weight': 1.0}),)),))
+  start = Recipe('ties', (Slice(TWO),), 'c', {'density': 0.5})
   assert _hash(dataclasses.replace(start, **change)) != _hash(start)
 
 

@@ -46,6 +46,12 @@ class Output:
   scale: Scale | None
   part_of: tuple[int, int]
 
+  @property
+  def whole(self) -> tuple[Any, ...]:
+    """What is one whole to methods that look at whole models: its key."""
+    models = tuple(model for model, _ in self.sources)
+    return self.method.name, models, self.base and self.base[0]
+
 
 def outputs(
   recipe: Recipe, names: Mapping[str, Sequence[str]]

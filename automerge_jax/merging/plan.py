@@ -7,7 +7,6 @@ its inputs, numbers, type and shape, and what that costs.
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from automerge_jax import trees
 from automerge_jax.io.tensors import Checkpoint, TensorInfo, is_floating
 from automerge_jax.merging.chunks import CHUNK
-from automerge_jax.merging.resolve import Output, outputs
+from automerge_jax.merging.outputs import Output, outputs
 from automerge_jax.recipe import Recipe
 
 _FACTORS = 32  # bytes an entry for a matrix and its singular vectors
@@ -143,12 +142,6 @@ def places_of(output: Output) -> list[tuple[str, str]]:
   if output.base is not None and output.method.stack != 'weights':
     places.append(output.base)
   return places
-
-
-def whole_of(output: Output) -> tuple[Any, ...]:
-  """What is one whole to methods that look at whole models: its key."""
-  models = tuple(model for model, _ in output.sources)
-  return output.method.name, models, output.base and output.base[0]
 
 
 def origin(output: Output) -> tuple[str, str]:

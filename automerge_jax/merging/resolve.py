@@ -3,10 +3,11 @@
 import dataclasses
 import hashlib
 import json
+import operator
 from collections.abc import Mapping
 from typing import Any
 
-from automerge_jax.merging import layers, registry, roles
+from automerge_jax.merging import canonical, layers, registry, roles
 from automerge_jax.merging.outputs import Output, outputs
 from automerge_jax.recipes.document import Module, Recipe, Slice, applies
 
@@ -74,18 +75,26 @@ def effective_hash(
 ) -> str:
   """Hash of what the recipe does to each tensor, however it is written.
 
+  Layers may be moved, repeated and left out. Equal up to rounding counts as
+  equal; types of numbers, such as `dtype`, do not count.
+
   Args:
     recipe: the recipe.
-    layer_of: stored names and their layers (None outside the layers).
+    layer_of: stored names and their layers (None outside the layers), the same
+      in every model.
     num_layers: L.
+
+  Raises:
+    ValueError: if the recipe names layers that are not there, or a required
+      parameter is stated nowhere.
   """
-  effect = [
-    (name, *dataclasses.astuple(resolve(recipe, name, layer, num_layers)))
-    for name, layer in sorted(layer_of.items())
-  ]
-  rest = [recipe.merge_method, recipe.semantics, recipe.seed]
-  text = json.dumps([*rest, effect])
+  names = tuple(layer_of)
+  made = outputs(recipe, dict.fromkeys(recipe.models, names))
+  text = json.dumps(sorted(canonical.forms(made, recipe.seed), key=_name))
   return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+_name = operator.itemgetter(0)
 
 
 def _slice_of(

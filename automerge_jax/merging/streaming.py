@@ -166,7 +166,7 @@ def _whole(
   groups: dict[Any, list[Step]] = {}
   for step in plan.steps:
     if not step.copied and step.output.method.whole is not None:
-      groups.setdefault(plans.whole_of(step.output), []).append(step)
+      groups.setdefault(step.output.whole, []).append(step)
 
   def stacks(steps: list[Step]) -> Iterator[tuple[str, np.ndarray]]:
     for step in steps:
@@ -180,7 +180,7 @@ def _whole(
   def key(step: Step) -> tuple[Any, str]:
     output = step.output
     own = facts_lib.known(output.method, output.parameters, len(output.sources))
-    return plans.whole_of(output), repr(own)
+    return output.whole, repr(own)
 
   found: dict[Any, Mapping[str, Any]] = {}
   for steps in groups.values():

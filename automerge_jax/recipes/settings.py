@@ -51,10 +51,12 @@ def evaluate(
     name: stored name of the tensor.
     depth: of its layer in the slice, 0 to 1.
   """
+  if setting is None or isinstance(setting, int | float):  # as most are
+    return None if setting is None else float(setting)
   if isinstance(setting, Mapping):
     setting = [setting]
   if not isinstance(setting, list | tuple):
-    return None if setting is None else float(setting)
+    return float(setting)
   if not setting:
     return None
   if isinstance(setting[0], Mapping):
