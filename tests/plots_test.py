@@ -120,20 +120,6 @@ def test_heat_maps_of_deep_models_leave_numbers_out():
   assert not any('.' in text for text in _texts(panels[0]))
 
 
-def test_nondominated_is_brute_force():
-  scores = np.random.default_rng(0).integers(0, 5, (60, 3))
-  want = [
-    not any(
-      all(b >= a for a, b in zip(row, other, strict=True))
-      and any(b > a for a, b in zip(row, other, strict=True))
-      for other in scores
-    )
-    for row in scores
-  ]
-  np.testing.assert_array_equal(trade_offs.nondominated(scores), want)
-  assert 0 < sum(want) < 60
-
-
 def test_pairs_show_candidates_of_the_last_rung_and_all_models(search):
   summary, points = search
   panels = trade_offs.task_panels(summary, points)

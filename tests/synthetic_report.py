@@ -119,7 +119,7 @@ def front(named, constraints=None, members=MEMBERS, **changes):
     for i in range(len(members))
   ]
   goals = objectives.read(TASKS, 'accuracy', named, constraints, 'movie')
-  return build(rates, goals=goals, front=rows, **changes)
+  return build(rates, **{'goals': goals, 'front': rows, **changes})
 
 
 def program(depth=9, layers=6, names=TASKS):

@@ -54,6 +54,7 @@ def render(
     tests=summary['comparisons']['merged_vs_own_expert'],
     own=summary['experts_on_own_task']['heldout']['mean'],
     reading=lambda test: page.READINGS[wording.task_standing(test)],
+    method=wording.methods(summary['method']),
     program=program,
     depth=wording.depth,
     places=_places(program),

@@ -53,6 +53,7 @@ def render(
     count='{:,.0f}'.format,
     p_value=p_value,
     depth=wording.depth,
+    methods=wording.methods,
     svg=_svg,
   )
   points = [

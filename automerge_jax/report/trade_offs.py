@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from automerge_jax.report import drawing
+from automerge_jax.search import fronts
 
 _PAIRED = 4  # tasks up to which every pair has its own scatter
 
@@ -24,7 +25,7 @@ def task_panels(
   scores = np.array(
     [[p['scores'][t] for t in tasks] for p in points if p['rung'] == top]
   ).reshape(-1, len(tasks))
-  front = nondominated(scores)
+  front = fronts.fronts(scores) == 0
   models = {
     name: [100 * model['search']['tasks'][task]['accuracy'] for task in tasks]
     for name, model in summary['models'].items()
@@ -39,15 +40,6 @@ def task_panels(
       _pair(tasks, a, b, 100 * scores, front, models, summary['parents'])
       for a, b in itertools.combinations(range(len(tasks)), 2)
     ]
-
-
-def nondominated(scores: np.ndarray) -> np.ndarray:
-  """Which rows of [N, M] no other row matches everywhere and beats once."""
-  keep = np.ones(len(scores), bool)
-  for index, row in enumerate(scores):
-    as_good, better = (scores >= row).all(1), (scores > row).any(1)
-    keep[index] = not (as_good & better).any()
-  return keep
 
 
 def _pair(

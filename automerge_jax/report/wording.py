@@ -41,6 +41,12 @@ def listing(names: Sequence[str]) -> str:
   return f'{", ".join(names[:-1])} and {names[-1]}'
 
 
+def methods(names: str) -> str:
+  """Merge methods, given with commas between, in running text."""
+  each = [name.strip().replace('_', ' ') for name in names.split(',')]
+  return listing(each)
+
+
 def standing(comparison: Mapping[str, Any]) -> str:
   """What an interval says of a difference: better, worse or undecided."""
   if comparison['low'] > 0:

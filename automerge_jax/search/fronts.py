@@ -32,7 +32,7 @@ def fronts(
   """
   values, broken = _checked(values, violation)
   front = np.full(len(values), -1)
-  rows = np.flatnonzero(~np.isnan(values).any(1) & ~np.isnan(broken))
+  rows = np.flatnonzero(_scored(values, broken))
   above = _dominates(values[rows], broken[rows])
   dominators, level = above.sum(0), 0
   left = np.ones(len(rows), bool)
@@ -115,7 +115,7 @@ def ranks(
   limits = [None] * len(rungs) if violations is None else violations
   places = np.empty(len(reached))
   for rung, (values, limit) in enumerate(zip(rungs, limits, strict=True)):
-    reached[fronts(values, limit) >= 0] = rung
+    reached[_scored(*_checked(values, limit))] = rung
   at = 0
   for rung in range(len(rungs) - 1, -2, -1):
     mine = np.flatnonzero(reached == rung)
@@ -218,6 +218,10 @@ def pick(
   rows = archive(values, violation)
   _some(rows)
   return int(rows[np.argmax(_finite(values[rows]) @ given)])
+
+
+def _scored(values: np.ndarray, broken: np.ndarray) -> np.ndarray:
+  return ~np.isnan(values).any(1) & ~np.isnan(broken)
 
 
 def _dominates(values: np.ndarray, broken: np.ndarray) -> np.ndarray:
