@@ -1,5 +1,6 @@
 """The model card: front matter, the summary's numbers, hostile names."""
 
+import pytest
 import synthetic_report
 import yaml
 from synthetic_report import TASKS
@@ -89,3 +90,39 @@ def test_hostile_names_stay_text():
   card = model_card.render(synthetic_report.build(rates), RECIPE, {})
   assert '<b>' not in card and '\n# y' not in card
   assert '| X\\|&lt;b&gt; \\# y |' in card
+
+
+def test_front_constraints_and_depth_are_told():
+  coefficients = synthetic_report.coefficients()
+  coefficients['program'] = synthetic_report.program(4)
+  summary = synthetic_report.front(
+    ('movie', 'mean'), {'sarcasm': 0.05}, coefficients=coefficients
+  )
+  card = model_card.render(summary, RECIPE, {})
+  assert '\nIt has 4 of 6 layers, ' in card
+  assert wording.front(summary).split('.')[0] in card
+  (row,) = summary['constraints']
+  (shown,) = [
+    cells
+    for cells in _table(card, '| Task | Reference')[2:]
+    if cells[0] == 'sarcasm'
+  ]
+  assert shown[2:4] == ['−5.0', wording.points(row['difference'])]
+  assert shown[-1] == wording.constraint(row)
+  bare = model_card.render(synthetic_report.build(), RECIPE, {})
+  assert 'front' not in bare and 'Constraint' not in bare
+  assert '\nIt has ' not in bare
+
+
+@pytest.mark.parametrize(
+  ('sources', 'words'),
+  [
+    ([[0], [1]], 'in their places'),
+    ([[0], [2]], 'in their order'),
+    ([[1], [1]], 'stacked anew'),
+    ([[2], [0]], 'stacked anew'),
+  ],
+)
+def test_where_layers_stand(sources, words):
+  rows = [{'sources': row} for row in sources]
+  assert model_card._places({'layers': rows}) == words

@@ -236,3 +236,97 @@ def test_log_likelihood_of_finalists_is_in_nats_and_their_choice_in_percent():
   text = page.render(summary, [])
   table = text[text.index('id="finalists"') :]
   assert '>−0.457<' in table and '>81.2<' in table and 'nats' in table
+
+
+@pytest.fixture(scope='module', params=[TASKS[:2], TASKS])
+def front(request):
+  coefficients = synthetic_report.coefficients(layers=9)
+  coefficients['program'] = synthetic_report.program()
+  summary = synthetic_report.front(
+    request.param,
+    {'movie': 0.03, 'reuters': 0.01},
+    coefficients=coefficients,
+  )
+  return summary, page.render(summary, [])
+
+
+def test_members_have_their_scores_and_commands(front):
+  summary, text = front
+  table = next(t for t in _read(text).tables if t[0][-1] == 'To export it')
+  members = summary['front']['members']
+  rows = {row[0].split(' the ')[0]: row for row in table[1:]}
+  assert table[1][0] == 'member 1 the one at its knee'
+  for i, member in enumerate(members):
+    row = rows[f'member {i}']
+    for one, shown in zip(summary['objectives'], row[1:], strict=False):
+      cell = member['objectives'][one['name']]
+      assert shown == (
+        f'{100 * cell["value"]:.1f} '
+        f'{100 * cell["low"]:.1f}–{100 * cell["high"]:.1f}'
+      )
+    assert row[-2] == ', '.join(member['broken'])
+    assert row[-1] == (
+      f'python -m experiments.merge --recipe=front/{i}.yaml --out=OUT'
+    )
+  assert {'Tuned TIES', 'Uniform average'} <= set(rows)
+  assert wording.front(summary) in text
+
+
+def test_constraints_have_their_verdict(front):
+  summary, text = front
+  table = next(t for t in _read(text).tables if t[0][-1] == 'The constraint is')
+  for row, shown in zip(summary['constraints'], table[1:], strict=True):
+    assert shown[0] == row['task']
+    assert shown[2:4] == [
+      wording.points(-row['most']),
+      wording.points(row['difference']),
+    ]
+    assert shown[-1] == wording.constraint(row)
+  assert '>Better than tuned task arithmetic, and it breaks a' in text
+
+
+def test_ids_of_fronts_and_programs_are_unique(front):
+  tags = _read(front[1]).tags
+  ids = [attributes['id'] for _, attributes in tags if 'id' in attributes]
+  assert len(ids) == len(set(ids))
+  assert {'front', 'members', 'constraints', 'program'} <= set(ids)
+  used = re.findall(r'(?:href="|url\()#([^")]+)', front[1])
+  assert set(used) <= set(ids)
+
+
+def test_a_stack_of_layers_is_told_and_drawn(front):
+  _, text = front
+  assert 'It has 9 layers, more than the 6 of the base.' in text
+  named = [a.get('aria-label', '') for t, a in _read(text).tags if t == 'svg']
+  assert sum('9 layers, more than' in name for name in named) == 2
+
+
+def test_a_plain_search_has_no_front_program_or_constraints(rendered):
+  for name in ('front', 'members', 'constraints', 'program'):
+    assert f'id="{name}"' not in rendered[1]
+
+
+def test_a_stack_without_weights_has_no_heat_map():
+  coefficients = synthetic_report.coefficients(layers=9)
+  coefficients |= {'parameter': '', 'program': synthetic_report.program()}
+  text = page.render(synthetic_report.build(coefficients=coefficients), [])
+  assert 'id="heat"' not in text and 'id="program"' in text
+
+
+def test_hostile_names_in_a_front_are_text_only():
+  coefficients = synthetic_report.coefficients(layers=9)
+  coefficients['program'] = synthetic_report.program(
+    names=(HOSTILE, *TASKS[1:])
+  )
+  summary = synthetic_report.front(TASKS[:2], coefficients=coefficients)
+  others = summary['front']['others']
+  others[HOSTILE] = others['ties']
+  summary['objectives'][0]['name'] = HOSTILE
+  for cells in (
+    *others.values(),
+    *(row['objectives'] for row in summary['front']['members']),
+  ):
+    cells[HOSTILE] = cells['movie']
+  text = page.render(summary, [])
+  assert '<script' not in text and text.count('alert(1)') >= 4
+  _read(text)

@@ -1,5 +1,6 @@
 """Plots: well-formed, what they show, and what they say they show."""
 
+import itertools
 import xml.etree.ElementTree as ElementTree
 
 import matplotlib
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import synthetic_report
 
-from automerge_jax.report import plots, trade_offs
+from automerge_jax.report import front_plots, plots, program_plot, trade_offs
 
 SVG = '{http://www.w3.org/2000/svg}'
 
@@ -159,3 +160,75 @@ def test_plots_are_the_same_twice_and_leave_settings_alone(search):
   first, second = (plots.search_curve(*search) for _ in range(2))
   assert first == second
   assert dict(matplotlib.rcParams) == before
+
+
+def test_two_objectives_are_a_scatter_of_all_models_with_intervals():
+  summary = synthetic_report.front(('movie', 'sarcasm'))
+  panel = front_plots.front_panel(summary)
+  texts = _texts(panel)
+  for label in ('0', '1', '2', '3', 'base', 'tuned TIES', 'movie expert'):
+    assert label in texts
+  count = 4 + len(summary['models']) - 1
+  assert _marks(panel) >= count
+  assert panel.svg.count('LineCollection') == 2 * count
+  assert {'movie, %', 'sarcasm, %'} <= set(texts)
+  best = max(
+    row['objectives']['movie']['value'] for row in summary['front']['members']
+  )
+  assert f'movie, % {100 * best:.1f}' in panel.description
+
+
+def test_more_objectives_are_lines_on_scales_of_the_merges():
+  summary = synthetic_report.front(('movie', 'sarcasm:log_likelihood', 'mean'))
+  panel = front_plots.front_panel(summary)
+  texts = _texts(panel)
+  assert {'0', '1', '2', '3', 'tuned TA', 'movie expert'} <= set(texts)
+  front = summary['front']
+  merges = [row['objectives'] for row in front['members']] + [
+    cells
+    for name, cells in front['others'].items()
+    if name != 'base' and not name.startswith('expert:')
+  ]
+  low = min(cells['movie']['value'] for cells in merges)
+  high = max(
+    cells['movie']['value'] for cells in (*merges, *front['others'].values())
+  )
+  assert f'{100 * low:.1f}' in texts and f'{100 * high:.1f}' in texts
+  assert panel.svg.count('stroke-dasharray') >= len(front['others'])
+
+
+def test_labels_of_a_scatter_stay_clear_of_each_other_and_inside():
+  draw = np.random.default_rng(0)
+  points = draw.uniform([60, 60], [600, 300], (12, 2))
+  at = np.stack([points, points - 15, points + 15], -1)
+  labels = ['model-wise search'] * 12
+  offsets = front_plots._beside(at, labels, 660)
+  boxes = []
+  for (x, y), (run, rise) in zip(points, offsets, strict=True):
+    long = front_plots._LETTER * len(labels[0])
+    start = x + run - (long if run < 0 else 0)
+    boxes.append((start, y + rise - 5, start + long, y + rise + 5))
+    assert start >= 0 and start + long <= 660
+  for one, other in itertools.combinations(boxes, 2):
+    assert front_plots._overlap(one, other) == 0
+
+
+def test_a_program_shows_every_layer_its_model_and_scale():
+  program = synthetic_report.program()
+  panel = program_plot.program_panel(program)
+  texts = _texts(panel)
+  rows = program['layers']
+  for row in rows:
+    assert all(f'×{scale:.3g}' in texts for scale in row['scales'])
+    if len(row['models']) == 1:
+      owner = row['models'][0]
+      assert ('the base' if owner == 'base' else owner) in texts
+  assert 'several models, merged' in texts
+  shown = {tuple(row['models']) for row in rows if len(row['models']) == 1}
+  assert _marks(panel) == len(rows) + len(shown) + 1  # and the legend's
+  assert panel.description.startswith('9 layers, more than the 6')
+
+
+def test_scales_of_deep_programs_are_left_out():
+  panel = program_plot.program_panel(synthetic_report.program(60, 32))
+  assert not any('×' in text for text in _texts(panel))
