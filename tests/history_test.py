@@ -7,7 +7,8 @@ from automerge_jax.merging import registry
 from automerge_jax.merging.resolve import resolve
 from automerge_jax.models import bert
 from automerge_jax.recipes.document import Recipe, Scale, Slice, Source
-from automerge_jax.search import history
+from automerge_jax.search import history, plan
+from automerge_jax.search.ledger import Candidate
 from automerge_jax.spaces import cells, fusion
 from tests import tiny_encoder
 
@@ -138,6 +139,58 @@ def test_parts_and_methods_of_their_own_are_read_by_component(family):
   row = table['program']['layers'][1]
   assert row['methods'] == ['linear', 'slerp'] and row['models'] == ['a', 'b']
   assert table['program']['depth'] == table['program']['of'] == LAYERS
+
+
+def _scored(generation, recipe, values, violations=(0.0, 0.0), failure=None):
+  values = np.array(values)
+  return plan.Scored(
+    generation,
+    Candidate('random', recipe, np.zeros(2)),
+    tuple(values.tolist()),
+    values[:, None],
+    violations,
+    (0.5, 0.5),
+    failure,
+  )
+
+
+NAN = np.nan
+
+
+def test_the_log_counts_each_recipe_and_rung_once():
+  rows = history.log(
+    [
+      _scored(0, 'a', [0.6, 0.5]),
+      _scored(0, 'b', [0.4, NAN]),
+      _scored(1, 'a', [0.6, 0.5]),
+      _scored(1, 'c', [0.9, NAN]),
+      _scored(1, 'd', [NAN, NAN], failure='not finite'),
+    ],
+    (10, 30),
+    2,
+    0,
+  )
+  assert [row['candidates'] for row in rows] == [2, 5]
+  assert [row['items'] for row in rows] == [20 + 40 + 20, 80 + 20 + 20]
+  assert [row['failures'] for row in rows] == [0, 1]
+  # 0.9 is of the lower rung and never compared.
+  assert [row['incumbent'] for row in rows] == [0.5, 0.5]
+  assert rows[1]['full_evaluations'] == 2.0
+
+
+def test_the_incumbent_breaks_the_constraints_least():
+  rows = history.log(
+    [
+      _scored(0, 'a', [0.9, 0.9], (0.0, 0.2)),
+      _scored(1, 'b', [0.5, 0.6], (0.3, 0.0)),
+      _scored(2, 'c', [0.8, 0.8], (0.0, 0.1)),
+      _scored(3, 'd', [0.7, 0.7]),
+    ],
+    (10, 30),
+    2,
+    0,
+  )
+  assert [row['incumbent'] for row in rows] == [0.9, 0.6, 0.6, 0.7]
 
 
 def test_without_weights_there_is_nothing_to_show(family):

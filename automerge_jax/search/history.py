@@ -21,8 +21,9 @@ def log(
 ) -> list[dict[str, Any]]:
   """One row a generation, counts from the start; see `summary.build`.
 
-  Scores are the objective's, of the highest rung that the generation reached;
-  `incumbent` is the best so far.
+  Scores are the objective's (of several: their mean), of the highest rung that
+  the generation reached; `incumbent` is the best so far, of those that break
+  the constraints least.
 
   Args:
     scored: every candidate, in order.
@@ -207,5 +208,5 @@ def _layer(output: Output) -> int:
   return output.layer
 
 
-def _key(row: Scored) -> tuple[int, float]:
-  return row.rung, row.values[row.rung]
+def _key(row: Scored) -> tuple[int, float, float]:
+  return row.rung, -row.violations[row.rung], row.values[row.rung]
