@@ -138,6 +138,12 @@ def _models(
   every = [m for m in (genome.base_model, *genome.models) if m is not None]
   places = {model: _place(model, path) for model in every}
   base = places[every[0]]
+  if checkpoints.split_adapter(base)[1] is not None:
+    raise ValueError(
+      f'{path}: the base {every[0]!r} has an adapter; a base must be one '
+      'folder with config and tokenizer: make it with experiments.merge, from '
+      f'a recipe with `merge_method: passthrough` and only {every[0]}'
+    )
   where = [_resolved(places[model]) for model in genome.models]
   for i, place in enumerate(where):
     if place in where[:i]:
