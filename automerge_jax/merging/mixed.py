@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from automerge_jax.merging import registry
 from automerge_jax.types import Array, Fact, MergeMethod, Parameter, Stored
 
 METHOD = 'method'
@@ -24,8 +25,8 @@ def of(methods: Sequence[MergeMethod]) -> MergeMethod:
   model: `passthrough/first` is an expert's index, or K for the base.
 
   Raises:
-    ValueError: if there are none or two of one name, or one looks at whole
-      models or at measured data.
+    ValueError: if there are none or two of one name, one looks at whole models
+      or at measured data, or no recipe can name them all.
   """
   names = [method.name for method in methods]
   if not names or len(set(names)) < len(names):
@@ -53,7 +54,7 @@ def of(methods: Sequence[MergeMethod]) -> MergeMethod:
     ),
     stack='weights',
     facts=tuple(_fact(m, fact) for m in mixed for fact in m.facts),
-    semantics='paper' if _are_paper(methods) else 'mergekit-0.1.5',
+    semantics=semantics(methods),
     switch=True,
   )
 
@@ -103,8 +104,19 @@ def _of(method: MergeMethod, values: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def _are_paper(methods: Sequence[MergeMethod]) -> bool:
-  return any(method.semantics == 'paper' for method in methods)
+def semantics(methods: Sequence[MergeMethod]) -> str:
+  """The semantics by which a recipe means all of these methods.
+
+  Raises:
+    ValueError: if there are none: a recipe has one `semantics`.
+  """
+  for found in registry.SEMANTICS:
+    if all(registry.get(m.name, found) is m for m in methods):
+      return found
+  raise ValueError(
+    f'no `semantics` of a recipe means all of '
+    f'{[(m.name, m.semantics) for m in methods]}'
+  )
 
 
 def _pick(

@@ -48,6 +48,8 @@ def snapper(
     low, high: ranges [D].
   """
   step = np.asarray([_STEPS.get(name, 1) for name in parameters], np.float32)
+  if len(step) == 1:
+    step = step[0]
   bottom, top = (round(float(x) * UNIT) for x in (np.min(low), np.max(high)))
   table = decimals(bottom, top)
 
@@ -60,6 +62,13 @@ def snapper(
   # Gradients pass through the rounding: its steps are far below what matters.
   snap.defjvp(lambda primals, tangents: (snap(*primals), *tangents))
   return snap
+
+
+def nearest(parameters: Sequence[str], values: np.ndarray) -> np.ndarray:
+  """The grid's numbers next to these, float32 [D], on the host."""
+  step = np.asarray([_STEPS.get(name, 1) for name in parameters])
+  whole = np.rint(np.asarray(values, np.float64) * (UNIT / step)) * step
+  return (whole / UNIT).astype(np.float32)
 
 
 def decimals(bottom: int, top: int) -> np.ndarray:

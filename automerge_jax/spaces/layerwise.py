@@ -158,7 +158,7 @@ def _at_sites(layout: Layout, block: Block, rows: Array) -> Array:
   """Numbers of columns [owners, columns] at the sites, [owners, sites]."""
   if not layout.knotted:
     return rows[:, layout.low_of]
-  share = jnp.asarray(layout.share)
+  share = jnp.asarray(layout.share)[None]
   between = (1 - share) * rows[:, layout.low_of]
   between = between + share * rows[:, layout.high_of]
   return grid.snapper([block.parameter], [block.low], [block.high])(between)

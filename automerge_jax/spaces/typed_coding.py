@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,9 +21,11 @@ def coder(layout: Layout) -> tuple[Vector, Vector, Vector]:
   )
   is_category = choices > 0
   count = np.maximum(choices, 1)
-  snap = grid.snapper(_kinds(layout), low, high)
+  kinds = _kinds(layout)
+  snap = grid.snapper(kinds, low, high)
   # What is inactive rests in the middle, a category at its first option.
-  rest = np.where(is_category, 0, snap(jnp.asarray((low + high) / 2)))
+  middle = grid.nearest(kinds, (low + high) / 2)
+  rest = np.where(is_category, np.float32(0), middle)
   active = _activity(layout)
 
   def quantise(x: Array) -> Array:
@@ -39,7 +42,7 @@ def coder(layout: Layout) -> tuple[Vector, Vector, Vector]:
     c = jnp.asarray(c)
     return jnp.where(is_category, (c + 0.5) / count, (c - low) / (high - low))
 
-  return quantise, encode, active
+  return jax.jit(quantise), encode, jax.jit(active)
 
 
 def by_dimension(layout: Layout, field: str) -> np.ndarray:

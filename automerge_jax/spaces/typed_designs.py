@@ -85,12 +85,16 @@ def place(layout: Layout, space: SearchSpace, recipe: Recipe) -> np.ndarray:
   wanted = _merges(layout, recipe)
   of_name = layout.sites.of_name
   c = _filled(layout, {of_name[name]: one for name, one in wanted.items()})
-  c = np.asarray(space.quantise(space.encode(c)), np.float32)
+  c = _canonical(space, c)
   for name, have in _merges(layout, space.describe(c)).items():
     difference = _differ(layout, have, wanted[name])
     if difference:
       raise ValueError(f'tensor {name!r}: {difference}')
   return c
+
+
+def _canonical(space: SearchSpace, c: np.ndarray) -> np.ndarray:
+  return np.asarray(space.quantise(space.encode(c)), np.float32)
 
 
 def _hash(layout: Layout, recipe: Recipe) -> str:
@@ -137,7 +141,7 @@ def _singles(
     numbers['weight'] = np.asarray(np.arange(count) == at, np.float32)
     one = _Merge(m, option, numbers)
     c = _filled(layout, dict.fromkeys(range(len(layout.unit_of)), one))
-    made = np.asarray(space.quantise(space.encode(c)), np.float32)
+    made = _canonical(space, c)
     weight = layout.block(m, 'weight')
     if weight is None or np.allclose(
       made[weight.dims], c[weight.dims], atol=1e-3

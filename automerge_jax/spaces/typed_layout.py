@@ -128,7 +128,7 @@ def layout(
       f'experts are {list(experts)} of {base_model!r}; expected different ones'
     )
   for method in methods:
-    typed_parameters.check(method, methods, len(experts))
+    typed_parameters.check(method, len(experts))
   if choice not in ('group', 'cell'):
     raise ValueError(f"choice is {choice!r}; expected 'group' or 'cell'")
   if knots is not None and not 2 <= knots <= cells.depth:

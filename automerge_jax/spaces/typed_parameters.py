@@ -3,15 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from automerge_jax import trees
-from automerge_jax.merging import mixed, registry
 from automerge_jax.types import MergeMethod, Parameter
 
 PICK, PAIR = 'passthrough', 'slerp'
 
 
-def check(
-  method: MergeMethod, methods: Sequence[MergeMethod], count: int
-) -> None:
+def check(method: MergeMethod, count: int) -> None:
   """Raises ValueError for a method that cannot be one of these."""
   least, most = method.sources
   if method.name == PAIR:
@@ -20,12 +17,6 @@ def check(
     raise ValueError(
       f'{method.name} takes {least} to {most or "any number of"} experts, not '
       f'{count}; leave it out'
-    )
-  semantics = mixed.of(methods).semantics
-  if registry.get(method.name, semantics) is not method:
-    raise ValueError(
-      f'{method.name} is that of {method.semantics!r}, but a recipe has one '
-      f'`semantics`, here {semantics!r}'
     )
 
 

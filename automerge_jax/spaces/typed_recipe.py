@@ -67,7 +67,7 @@ def write(layout: Layout, values: Mapping[str, np.ndarray]) -> Recipe:
     merge_method=main,
     slices=tuple(slices),
     base_model=layout.base_model if needs_base else None,
-    semantics=mixed.of(layout.methods).semantics,
+    semantics=mixed.semantics(layout.methods),
   )
 
 
