@@ -70,6 +70,7 @@ def front() -> ml_collections.ConfigDict:
   config = _search('layerwise')
   config.components = 'coarse'
   config.layers_per_group = 2
+  config.objective = 'accuracy'
   config.objectives = encoder_suite.TASKS
   config.optimizer = 'nsga2'
   config.finalists = 16
@@ -89,12 +90,12 @@ def constrained() -> ml_collections.ConfigDict:
 
 def published_layerwise() -> ml_collections.ConfigDict:
   """The layout of arXiv 2502.04030's layer-wise fusion, for comparison."""
-  return _search('published_layerwise', layers_per_group=2)
+  return _search('published_layerwise', layer_granularity=2)
 
 
 def published_depthwise() -> ml_collections.ConfigDict:
   """The layout of its depth-wise integration."""
-  return _search('published_depthwise', max_layers=8)
+  return _search('published_depthwise', layers=8)
 
 
 KINDS = {

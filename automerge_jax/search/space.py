@@ -26,7 +26,6 @@ from automerge_jax.spaces import (
 from automerge_jax.types import Family, MergeMethod, SearchSpace
 
 _PICK = 'passthrough'
-_PUBLISHED = ('linear', 'task_arithmetic', 'ties', 'slerp')
 
 
 def method(settings: Settings) -> MergeMethod:
@@ -38,7 +37,7 @@ def method(settings: Settings) -> MergeMethod:
   if settings.space in ('depthwise', 'published_depthwise'):
     names: tuple[str, ...] = (_PICK,)
   elif settings.space == 'published_layerwise':
-    names = _PUBLISHED
+    names = published.METHODS
   elif settings.space == 'evolve':
     names = (_evolution(settings).genome.merge_method,)
   else:
