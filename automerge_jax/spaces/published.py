@@ -149,7 +149,7 @@ def space(
   return SearchSpace(
     names,
     grid.correlation(names),
-    quantise,
+    jax.jit(quantise),
     encode,
     decode,
     describe,
