@@ -10,13 +10,27 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from automerge_jax.models import program as programs_lib
 from automerge_jax.recipe import Recipe
-from automerge_jax.spaces import dimensions, grid, layouts, programs, stacking
-from automerge_jax.spaces.layouts import Layout
-from automerge_jax.types import Array, Family, LayerProgram, SearchSpace
+from automerge_jax.spaces import (
+  dimensions,
+  grid,
+  program_designs,
+  program_layout,
+  programs,
+  restacking,
+  stacking,
+)
+from automerge_jax.spaces.program_layout import Layout
+from automerge_jax.spaces.restacking import Restacking, Values
+from automerge_jax.types import (
+  Array,
+  Family,
+  LayerProgram,
+  MergePlan,
+  SearchSpace,
+)
 
 
 def space(
@@ -60,134 +74,80 @@ def space(
   layout = Layout(
     depth, min_layers, max_layers, copies, repeats, skips, tuple(fixed)
   )
-  layouts.check(layout)
+  program_layout.check(layout)
   models = (*experts, base_model) if with_base else tuple(experts)
-  slots = layouts.slot_names(layout)
-  genes = dimensions.genes(
-    layouts.fields(layout)
-    | {
+  slots = program_layout.slot_names(layout)
+
+  def tidy(kept: Array, values: Values) -> Values:
+    return {
+      # An inserted layer is by default of the model that stands there.
+      'model': programs.inherited(kept, values['model']),
+      'scale': jnp.where(kept, values['scale'], 1.0),
+    }
+
+  core = restacking.make(
+    layout,
+    slotted={
       'model': dimensions.categories(
         [f'model/{slot}' for slot in slots], len(models)
       ),
-      'scale': layouts.scale_field(slots, scales),
-    }
+      'scale': program_layout.scale_field(slots, scales),
+    },
+    constants={'model': 0.0, 'scale': 1.0},
+    tidy=tidy,
+    used=lambda kept, values: dict.fromkeys(values, kept),
   )
-  wide = len(slots)
-  at = layouts.places(layout)
-
-  def settled(c: Array, x: Array):
-    own = genes.split(c)
-    found = programs.settle(layout, own, genes.split(x))
-    model = own.get('model', jnp.zeros(wide))
-    scale = own.get('scale', jnp.ones(wide))
-    model, scale = (
-      programs.moved(layout, at, found, value) for value in (model, scale)
-    )
-    # What is not used follows the layer before it, so that an inserted layer
-    # is by default of the model that stands there.
-    model = programs.inherited(found.kept, model)
-    return found, model, jnp.where(found.kept, scale, 1.0)
-
-  def canonical(c: Array, x: Array) -> Array:
-    found, model, scale = settled(c, x)
-    return genes.join(
-      programs.spelled(layout, found)
-      | {'model': model.reshape(-1)[at], 'scale': scale.reshape(-1)[at]}
-    )
-
-  def quantise(x: Array) -> Array:
-    return canonical(genes.snap(x), jnp.asarray(x, jnp.float32))
 
   def stacked(c: Array) -> tuple[LayerProgram, Array]:
-    found, model, scale = settled(c, genes.encode(c))
-    slot, active = programs.positions(layout, found)
-    program = programs.program(layout, slot, active, scale)
-    return program, jnp.where(active, model.reshape(-1)[slot], 0)
+    program, values = core.stacked(c)
+    return program, jnp.where(program.active, values['model'], 0)
 
-  def decode(c: Array):
+  def decode(c: Array) -> MergePlan:
     program, model = stacked(c)
-    # In the order of experts, then base, whatever is left out.
     return stacking.picks(family, model, program)
-
-  def active(c: Array) -> Array:
-    found, *_ = settled(c, genes.encode(c))
-    used = found.kept.reshape(-1)[at]
-    return genes.join(
-      {'slot': True, 'depth': True, 'again': True}
-      | {'start': found.again, 'length': found.again}
-      | {'model': used, 'scale': used}
-    ).astype(bool)
 
   compiled = jax.jit(stacked)
 
   def describe(c) -> Recipe:
     program, model = jax.device_get(compiled(jnp.asarray(c, jnp.float32)))
-    slices = stacking.runs(family, models, model, program)
-    return Recipe('passthrough', slices)
+    kinds = [int(index) for index in model]
+    return Recipe(
+      'passthrough',
+      stacking.runs(family, kinds, program, stacking.single(models)),
+    )
 
-  plain = {'slot': 1.0, 'depth': depth, 'again': 1.0, 'start': 0.0}
-  plain |= {'length': 1.0, 'model': 0.0, 'scale': 1.0}
   return SearchSpace(
-    names=genes.names,
-    correlation=grid.correlation(genes.owners),
-    quantise=quantise,
-    encode=genes.encode,
+    names=core.genes.names,
+    correlation=grid.correlation(core.genes.owners),
+    quantise=core.quantise,
+    encode=core.genes.encode,
     decode=decode,
     describe=describe,
-    choices=genes.choices,
-    active=active,
-    program=lambda c: stacked(c)[0],
-    starts=_starts(layout, genes, quantise, plain, models, len(experts)),
+    choices=core.genes.choices,
+    active=core.active,
+    program=lambda c: core.stacked(c)[0],
+    starts=_starts(layout, core, models, len(experts)),
   )
 
 
-def _starts(layout, genes, quantise, plain, models, num_experts):
-  """Every single model, experts in turn, and a block run again."""
-  nearest = min(max(layout.depth, layout.least), layout.most)
-  exact = nearest == layout.depth
-  slots = layouts.fields(layout)['slot'].names
-  wants = np.asarray([_want(layout, name) for name in slots], np.float32)
-
-  def made(**own) -> np.ndarray:
-    x = genes.encode(genes.join(plain | {'depth': nearest} | own))
-    if not exact:
-      x = genes.join(genes.split(x) | {'slot': wants})
-    return np.asarray(quantise(x), np.float32)
-
-  kind = 'expert' if exact else 'nearly'
+def _starts(
+  layout: Layout, core: Restacking, models: Sequence[str], num_experts: int
+) -> program_designs.Starts:
+  """Every single model, experts in turn, and a block that is run again."""
+  make = program_designs.maker(layout, core, model=0.0, scale=1.0)
+  exact = program_designs.nearest(layout) == layout.depth
   found = []
   for i, name in enumerate(models):
-    is_base = i == num_experts
-    label = 'base' if exact and is_base else f'{kind}:{name}'
-    found.append((label, made(model=i)))
-  layer = layouts.places(layout) // layout.copies
-  if num_experts > 1:
-    found.append(('alternating', made(model=layer % num_experts)))
-    halves = np.minimum(layer * num_experts // layout.depth, num_experts - 1)
-    found.append(('in_turn', made(model=halves)))
-  room = layout.most - nearest
-  if exact and room and 'again' in genes.owners:
-    length = min(room, layout.longest, max(1, layout.depth // 2))
-    start = min(
-      max((layout.depth - length) // 2, layout.free.start),
-      layout.free.stop - length,
-    )
-    again = np.ones(layout.repeats)
-    again[0] = 0
-    for i, name in enumerate(models[:num_experts]):
-      block = made(model=i, again=again, start=start, length=length)
-      found.append((f'repeat:{name}', block))
-  unique: dict[bytes, tuple[str, np.ndarray]] = {}
-  for origin, c in found:
-    unique.setdefault(c.tobytes(), (origin, c))
-  return tuple(unique.values())
-
-
-def _want(layout: Layout, name: str) -> float:
-  """In the unit cube: layers of the middle go, or come again, first."""
-  kind, layer, *copy = name.split('/')
-  middle = (layout.depth - 1) / 2
-  distance = abs(int(layer) - middle) / (middle + 1)  # 0 to 1, never 1
-  if layout.depth > layout.most:
-    return 0.5 + 0.4 * distance if kind == 'skip' else 0.95
-  return 0.95 if kind == 'skip' else 0.5 + 0.4 * distance + 0.01 * int(copy[0])
+    kind = f'expert:{name}' if i < num_experts else 'base'
+    found.append((kind if exact else f'nearly:{name}', make(model=i)))
+  layer = program_layout.places(layout) // layout.copies
+  part = layer * num_experts // layout.depth
+  found.append(('alternating', make(model=layer % num_experts)))
+  found.append(('in_turn', make(model=part)))
+  again = program_designs.block(layout)
+  if again is not None:
+    found += [
+      (f'repeat:{name}', make(model=i, **again))
+      for i, name in enumerate(models[:num_experts])
+    ]
+  return program_designs.unique(found)

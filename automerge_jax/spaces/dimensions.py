@@ -78,8 +78,11 @@ def genes(fields: Mapping[str, Field]) -> Genes:
   )
   middle = np.where(np.isnan(middle), (low + end) / 2, middle)
   options = np.where(category, high + 1, 0).astype(int)
+  names = tuple(name for field in fields.values() for name in field.names)
   rounded, _ = grid.quantiser(
-    [''] * len(rows), np.where(decimal, low, 0), np.where(decimal, high, 1)
+    [name.split('/')[0] for name in names],
+    np.where(decimal, low, 0),
+    np.where(decimal, high, 1),
   )
 
   def snap(x: Array) -> Array:
@@ -114,7 +117,7 @@ def genes(fields: Mapping[str, Field]) -> Genes:
     return jnp.concatenate(parts)
 
   return Genes(
-    names=tuple(name for field in fields.values() for name in field.names),
+    names=names,
     choices=options,
     owners=tuple(name for name, f in fields.items() for _ in f.names),
     snap=snap,

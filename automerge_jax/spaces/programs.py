@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from automerge_jax.spaces.layouts import YES, Layout, flags
-from automerge_jax.types import Array, LayerProgram
+from automerge_jax.spaces.program_layout import YES, Layout, flags
+from automerge_jax.types import Array
 
 
 class Settled(NamedTuple):
@@ -58,8 +58,8 @@ def settle(
   asked = sure + wanted.sum()
   number = jnp.where(jnp.abs(asked - number) <= layout.slack, asked, number)
   number = jnp.clip(number, least, most) - sure
-  ties = _hash(wanted)
-  ranking = jnp.lexsort((ties, -want.astype(jnp.float32), ~wanted))
+  tied = ties(wanted)
+  ranking = jnp.lexsort((tied, -want.astype(jnp.float32), ~wanted))
   filled = (
     jnp.zeros(layers.size, bool)
     .at[ranking]
@@ -111,17 +111,6 @@ def positions(layout: Layout, settled: Settled) -> tuple[Array, Array]:
   return jnp.where(active, found % kept.size, 0).astype(jnp.int32), active
 
 
-def program(
-  layout: Layout, slot: Array, active: Array, scale: Array
-) -> LayerProgram:
-  """Of the slots at each position [S] and the scales of slots [L, C]."""
-  return LayerProgram(
-    layer=slot // layout.copies,
-    scale=jnp.where(active, scale.reshape(-1)[slot], 1.0),
-    active=active,
-  )
-
-
 def _blocks(
   layout: Layout, kept: Array, c: Mapping[str, Array]
 ) -> tuple[Array, Array, Array]:
@@ -150,7 +139,7 @@ def _blocks(
   return again[order], start[order], length[order]
 
 
-def moved(layout: Layout, at: np.ndarray, settled, value: Array) -> Array:
+def moved(at: np.ndarray, settled: Settled, value: Array) -> Array:
   """Values of slots, [L, C], where filled slots of a layer come first."""
   whole = jnp.zeros(settled.kept.size).at[at].set(value)
   whole = whole.reshape(settled.kept.shape)
@@ -166,7 +155,7 @@ def inherited(kept: Array, value: Array) -> Array:
   return value.reshape(-1)[source].reshape(value.shape)
 
 
-def _hash(wanted: Array) -> Array:
+def ties(wanted: Array) -> Array:
   """Ties between slots are broken anew for every set of them; uint32."""
   draw = np.random.default_rng(0)
   weights = draw.integers(1, 2**32, (2, wanted.size), dtype=np.uint32)

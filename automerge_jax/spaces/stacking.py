@@ -1,6 +1,8 @@
 """What spaces of layer programs share: plans by position, and their recipes."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +49,6 @@ def picks(family: Family, model: Array, program: LayerProgram) -> MergePlan:
   values = {
     'method': jnp.zeros_like(model),
     'passthrough/first': model,
-    'passthrough/scale': jnp.ones_like(model),
   }
   return plan(family, values, program)
 
@@ -61,29 +62,32 @@ def scales(family: Family, scale: float) -> tuple[Scale, ...]:
 
 
 def runs(
-  family: Family, names: Sequence[str], picked: Sequence[int], program
+  family: Family,
+  kinds: Sequence[Hashable],
+  program: LayerProgram,
+  made: Callable[[Any, tuple[int, int]], Slice],
 ) -> tuple[Slice, ...]:
-  """Slices of single models; layers that follow each other are one slice.
+  """Slices of a program; like layers that follow each other are one slice.
 
   Args:
     family: of the models.
-    names: of the models.
-    picked: model at each position, [S].
-    program: a LayerProgram on the host.
+    kinds: how the layer at each position is made, [S].
+    program: on the host.
+    made: `(kind, layers [start, end)) -> slice`, not scaled yet.
   """
-  found: list[tuple[int, int, int, float]] = []  # model, start, end, scale
+  found: list[tuple[Any, float, int, int]] = []  # kind, scale, start, end
   for s in np.flatnonzero(program.active):
-    model, layer = int(picked[s]), int(program.layer[s])
-    scale = float(program.scale[s])
-    if found and (model, layer, scale) == (*found[-1][::2][:2], found[-1][3]):
-      model, start, end, _ = found.pop()
-      found.append((model, start, end + 1, scale))
-    else:
-      found.append((model, layer, layer + 1, scale))
+    layer = int(program.layer[s])
+    one = kinds[s], float(program.scale[s])
+    if found and (*one, layer) == (*found[-1][:2], found[-1][3]):
+      layer = found.pop()[2]
+    found.append((*one, layer, int(program.layer[s]) + 1))
   return tuple(
-    Slice(
-      (Source(names[model], layers=(start, end)),),
-      scales=scales(family, scale),
-    )
-    for model, start, end, scale in found
+    dataclasses.replace(made(kind, (start, end)), scales=scales(family, scale))
+    for kind, scale, start, end in found
   )
+
+
+def single(names: Sequence[str]) -> Callable[..., Slice]:
+  """Slices where a kind is the index of the only model."""
+  return lambda kind, span: Slice((Source(names[kind], layers=span),))
