@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from automerge_jax import recipe as recipes
 from automerge_jax.merging import (
   companions,
   explain,
@@ -305,3 +306,105 @@ def test_a_tensor_that_no_part_takes_is_an_error(family):
     _merged(recipe, family)
   with pytest.raises(ValueError, match=r'has the sources .* and 1 parts'):
     dataclasses.replace(recipe.slices[0], sources=(Source('a'),))
+
+
+LONG = """merge_method: linear
+base_model: base
+parameters: {weight: 1, t: 0.5, lambda: 0.9}
+slices:
+- parts:
+  - filter: self_attn
+    merge_method: slerp
+    sources:
+    - {model: a, layer_range: [0, 1]}
+    - {model: b, layer_range: [3, 4]}
+  - sources:
+    - {model: a, layer_range: [2, 3], parameters: {weight: 0.5}}
+  parameters: {normalize: false}
+  scales:
+  - {filter: o_proj, value: 0.5}
+  - {filter: post_norm, value: 1e-1, offset: 1}
+- merge_method: task_arithmetic
+  sources:
+  - {model: b, layer_range: [1, 2]}
+"""
+
+
+def test_slices_are_read_as_they_are_written():
+  recipe = recipes.from_yaml(LONG)
+  first, second = recipe.slices
+  attention, rest = first.parts
+  assert (attention.filter, attention.merge_method) == ('self_attn', 'slerp')
+  assert [s.layers for s in attention.sources] == [(0, 1), (3, 4)]
+  assert rest.sources == (Source('a', {'weight': 0.5}, (2, 3)),)
+  assert (rest.filter, rest.merge_method) == (None, None)
+  assert first.parameters == {'normalize': False}
+  assert first.scales == (Scale('o_proj', 0.5), Scale('post_norm', 0.1, 1.0))
+  assert second.merge_method == 'task_arithmetic'
+  assert recipe.methods == ('slerp', 'linear', 'task_arithmetic')
+  assert recipe.models == ('base', 'a', 'b')
+  assert recipe.warnings == ()
+  assert recipes.from_yaml(recipes.to_yaml(recipe)) == recipe
+
+
+@pytest.mark.parametrize(
+  ('old', 'new', 'message'),
+  [
+    (
+      '- parts:',
+      '- sources: []\n  parts:',
+      r'r.yaml:5: slices.0.: give either `sources` or `parts`',
+    ),
+    (
+      '  - filter: self_attn\n    merge',
+      '  - merge',
+      r'r.yaml:6: slices.0..parts.0.: a part without `filter` takes every',
+    ),
+    (
+      '[2, 3]',
+      '[2, 4]',
+      r'slices.0..parts: parts have unequal numbers of layers: .1, 2.',
+    ),
+    (', layer_range: [2, 3]', '', r'r.yaml:12: .*`layer_range` is missing'),
+    (
+      'merge_method: slerp',
+      'merge_method: slrep',
+      r"r.yaml:7: .*unknown merge method 'slrep'; did you mean 'slerp'",
+    ),
+    (
+      'base_model: base\n',
+      '',
+      r'r.yaml:16: slices.1..merge_method: task_arithmetic needs a `base_mo',
+    ),
+    ('{filter: o_proj, value: 0.5}', '{filter: o_proj}', '`value` is missing'),
+    ('{filter: o_proj, value', '{value', 'a scale without `filter` takes ev'),
+    ('value: 0.5}', 'value: half}', 'r.yaml:15: .*expected a number, got .ha'),
+    ('value: 0.5}', 'vlaue: 0.5}', "unknown key 'vlaue'; did you mean 'value"),
+    ('  scales:', '  scalse:', "unknown key 'scalse'; did you mean 'scales'"),
+    (', lambda: 0.9', ', lamda: 0.9', "r.yaml:3: .*unknown key 'lamda'"),
+    (
+      '{normalize: false}',
+      '{select_topk: 1}',
+      r"linear and slerp take no parameter 'select_topk' \(sce does\)",
+    ),
+    (
+      'parameters: {weight: 0.5}',
+      'parameters: {t: 0.5}',
+      "linear takes no parameter 't'",
+    ),
+  ],
+)
+def test_what_is_wrong_in_a_slice_is_named(old, new, message):
+  assert LONG.count(old) == 1
+  with pytest.raises(ValueError, match=message):
+    recipes.from_yaml(LONG.replace(old, new), 'r.yaml')
+
+
+def test_slices_of_all_layers_are_written_with_their_layers():
+  for part in (
+    Slice((Source('a'),), merge_method='passthrough'),
+    Slice((Source('a'),), scales=(Scale(None, 2.0),)),
+    Slice(parts=(Slice((Source('a'),)),)),
+  ):
+    with pytest.raises(ValueError, match='state `layer_range`'):
+      recipes.to_yaml(Recipe('passthrough', (part,)))

@@ -364,8 +364,9 @@ def _texts(node: Node) -> dict[str, str]:
 def _unknown(key: str, method: str, taken) -> str:
   others = peer.takers(key)
   if others:
+    takes = 'take' if ' and ' in method else 'takes'
     return (
-      f'{method} takes no parameter {key!r} ({", ".join(others)} '
+      f'{method} {takes} no parameter {key!r} ({", ".join(others)} '
       f'{"do" if len(others) > 1 else "does"}); it takes {sorted(taken)}'
     )
   return f'unknown key {key!r}' + trees.nearest(key, taken)
