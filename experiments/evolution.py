@@ -122,9 +122,10 @@ def _check_config(path: pathlib.Path, config, stated: Collection[str]) -> None:
         f'the config says {key} = {config[key]!r}, and {path} says it too; '
         f'leave one out: a config without {key} is configs/own_models.py'
       )
+  says, usual = config.search.to_dict(), silent.search.to_dict()
   for key in _DECIDED:
-    found = config.search[key]
-    if found != silent.search[key] or f'search.{key}' in stated:
+    found = says[key]
+    if found != usual[key] or f'search.{key}' in stated:
       raise ValueError(
         f'the config says search.{key} = {found!r}, and {path} decides what is '
         'searched; leave one out'

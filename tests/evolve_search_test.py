@@ -82,6 +82,7 @@ def folder(tmp_path_factory):
 def _config(**changes):
   config = own_models.get_config()
   config.search.update(SMALL | changes)
+  config.lock()  # as the command line's is
   return config
 
 
