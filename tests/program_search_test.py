@@ -18,13 +18,12 @@ from tests import tiny_decoder, tiny_text
 
 K, L, S = 2, 3, 4
 METHODS = {
-  name: registry.get(name)
-  for name in ('linear', 'task_arithmetic', 'ties', 'dare_ties', 'slerp')
-} | {
+  'linear': registry.get('linear'),
+  'task_arithmetic': registry.get('task_arithmetic'),
+  'slerp': registry.get('slerp'),
   'ties_paper': registry.get('ties', 'paper'),
   'della_paper': registry.get('della', 'paper'),
   'sce': registry.get('sce'),
-  'tsv_m': registry.get('tsv_m'),
   'mixed': mixed.of(
     [registry.get(name) for name in ('linear', 'ties', 'passthrough')]
   ),
@@ -81,7 +80,7 @@ def _merge(method):
   )
 
 
-@pytest.mark.parametrize('name', METHODS)
+@pytest.mark.parametrize('name', sorted({*METHODS} - {'task_arithmetic'}))
 def test_layers_one_by_one_are_those_side_by_side(stored, name):
   method = METHODS[name]
   stack = resident.build(method, *stored)

@@ -22,8 +22,8 @@ def family(family: Family, program: LayerProgram) -> Family:
 
   Its params hold a layer for each position, leaves [S, ...]; scales are not
   its business, see `fold`. A position without a layer leaves the carry as it
-  is, at no cost unless the program is vmapped. It has no key table, since how
-  many layers are stored depends on the program.
+  is, at no cost unless the program is vmapped or single tokens are generated.
+  It has no key table, since how many layers are stored depends on the program.
 
   Args:
     family: of the sources.
@@ -107,7 +107,7 @@ def _block(block: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _step(step: Callable[..., Any]) -> Callable[..., Any]:
-  def run(layer_params: Params, carry: Any, info: Any, memory: Any) -> Any:
+  def many(layer_params: Params, carry: Any, info: Any, memory: Any) -> Any:
     return jax.lax.cond(
       info['active'],
       lambda carry, memory: step(layer_params, carry, info['own'], memory),
@@ -115,6 +115,24 @@ def _step(step: Callable[..., Any]) -> Callable[..., Any]:
       carry,
       memory,
     )
+
+  def one(layer_params: Params, carry: Any, info: Any, memory: Any) -> Any:
+    slot = jnp.where(info['active'], carry['slot'], -1)  # leaves no trace
+    after, memory = step(
+      layer_params, dict(carry, slot=slot), info['own'], memory
+    )
+    after = jax.tree.map(
+      lambda new, old: jnp.where(info['active'], new, old),
+      dict(after, slot=carry['slot']),
+      carry,
+    )
+    return after, memory
+
+  def run(layer_params: Params, carry: Any, info: Any, memory: Any) -> Any:
+    # A conditional copies the memory, which for one token a row is dearer than
+    # the layer.
+    way = one if carry['slot'].shape[-1] == 1 else many
+    return way(layer_params, carry, info, memory)
 
   return run
 
