@@ -226,3 +226,39 @@ def test_the_front_in_words(summary):
 )
 def test_depth_in_words(depth, of, words):
   assert wording.depth({'depth': depth, 'of': of}) == words
+
+
+def _stack(*rows, of=4):
+  rows = [
+    {'sources': [source], 'methods': methods, 'scales': scales}
+    for source, methods, scales in rows
+  ]
+  return {'depth': len(rows), 'of': of, 'layers': rows}
+
+
+def test_methods_are_told_where_they_differ():
+  mixed = _stack(
+    (0, ['ties'], []),
+    (1, ['ties'], []),
+    (2, ['slerp'], []),
+    (3, ['slerp', 'task_arithmetic'], []),
+  )
+  assert wording.by_layer(mixed) == (
+    'layers 0 to 1 by ties, layer 2 by slerp, layer 3 by slerp and task '
+    'arithmetic'
+  )
+  assert not wording.restacked(mixed)
+  alike = _stack((0, ['linear'], []), (1, ['linear'], []), of=2)
+  assert wording.by_layer(alike) == wording.by_layer(None) == ''
+
+
+@pytest.mark.parametrize(
+  'program',
+  [
+    _stack((0, ['linear'], []), (1, ['linear'], [])),
+    _stack((0, ['linear'], []), (0, ['linear'], []), of=2),
+    _stack((0, ['linear'], []), (1, ['linear'], [0.9]), of=2),
+  ],
+)
+def test_fewer_moved_or_scaled_layers_are_a_stack_of_its_own(program):
+  assert wording.restacked(program) and not wording.restacked(None)

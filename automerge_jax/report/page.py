@@ -66,6 +66,9 @@ def render(
   if told.get('parameter'):
     heat, bar = plots.coefficient_panels(told)
   program = told.get('program')
+  by_layer = wording.by_layer(program)
+  if not wording.restacked(program):
+    program = None
   against = summary['comparisons']['merged_vs_task_arithmetic']
   standing = wording.standing(against)
   headline = _HEADLINES[standing]
@@ -91,6 +94,7 @@ def render(
     heat=heat,
     bar=bar,
     program=program,
+    by_layer=by_layer,
     programs=_both(program_plot.program_panel, program),
     fronts=_both(front_plots.front_panel, summary['front'] and summary),
     front=_front_rows(summary) if summary['front'] else [],

@@ -1,5 +1,6 @@
 """The words of a report: names of models, numbers, the verdict."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,34 @@ def listing(names: Sequence[str]) -> str:
   if len(names) < 2:
     return ''.join(names)
   return f'{", ".join(names[:-1])} and {names[-1]}'
+
+
+def restacked(program: Mapping[str, Any] | None) -> bool:
+  """Whether layers moved, or what they add is scaled."""
+  return program is not None and (
+    program['depth'] != program['of']
+    or any(
+      row['sources'] != [layer] or row['scales']
+      for layer, row in enumerate(program['layers'])
+    )
+  )
+
+
+def by_layer(program: Mapping[str, Any] | None) -> str:
+  """Which methods merge which layers; nothing where all are merged alike."""
+  rows = [row['methods'] for row in program['layers']] if program else []
+  runs = [(key, len(list(own))) for key, own in itertools.groupby(rows)]
+  if len(runs) < 2 and all(len(key) == 1 for key, _ in runs):
+    return ''
+  parts, start = [], 0
+  for key, count in runs:
+    names = listing([name.replace('_', ' ') for name in key])
+    where = f'layer {start}'
+    if count > 1:
+      where = f'layers {start} to {start + count - 1}'
+    parts.append(f'{where} by {names}')
+    start += count
+  return ', '.join(parts)
 
 
 def methods(names: str) -> str:
