@@ -70,7 +70,8 @@ def from_evosax(
   def start(key: Array, told: Told) -> State:
     best = told.x[jnp.argmax(told.scores)]
     with jax.numpy_rank_promotion('allow'):
-      return State(init(key, best), jnp.broadcast_to(best[None], shape))
+      strategy = strong(init(key, best))
+    return State(strategy, jnp.broadcast_to(best[None], shape))
 
   def ask(key: Array, state: State):
     with jax.numpy_rank_promotion('allow'):
@@ -93,3 +94,10 @@ def from_evosax(
     return jnp.clip(algorithm.get_mean(state.strategy), 0.0, 1.0)
 
   return Optimizer(jax.jit(start), jax.jit(ask), jax.jit(tell), mean)
+
+
+def strong(state):
+  """A state without Python's weak types, which would be traced twice."""
+  return jax.tree.map(
+    lambda leaf: jnp.asarray(leaf, jnp.asarray(leaf).dtype), state
+  )

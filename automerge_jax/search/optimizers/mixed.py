@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from automerge_jax.search.optimizers import features
+from automerge_jax.search.optimizers.cma_es import strong
 from automerge_jax.types import Array, Optimizer, SearchSpace, Told
 
 _PATIENCE = 1.5  # alpha of the adaptive rate (arXiv:1905.00885)
@@ -104,7 +105,7 @@ def mixed(
     if len(floats):
       with jax.numpy_rank_promotion('allow'):
         strategy = algorithm.init(key, best[floats], params)
-      strategy = strategy.replace(C=jnp.asarray(correlation))
+      strategy = strong(strategy.replace(C=jnp.asarray(correlation)))
     even = jnp.asarray(exists / count[:, None], jnp.float32)
     return State(
       strategy,
