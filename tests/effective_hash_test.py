@@ -1,6 +1,7 @@
 """Recipes of equal effect have one hash; of unequal effect, different ones."""
 
 import dataclasses
+import time
 
 import hypothesis
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from automerge_jax import recipe as recipes
-from automerge_jax.merging import resolve, streaming
+from automerge_jax.merging import canonical, registry, resolve, streaming
 from automerge_jax.merging.layers import layer_of
 from automerge_jax.recipe import Recipe, Scale, Slice, Source
 from tests import tiny_models
@@ -357,3 +358,130 @@ def test_another_effect_has_another_hash(merged, recipe, drawn, change):
   methods = {*recipe.methods, *other.methods}
   if methods <= {*SUMS, 'slerp'}:
     assert same == (_hash(other) == _hash(recipe))
+
+
+@pytest.mark.parametrize(
+  ('method', 'parameters', 'symmetric'),
+  [
+    ('consensus', {}, True),
+    ('magmax', {'lambda': 0.5}, True),
+    ('model_stock', {}, True),
+    ('nuslerp', {}, True),
+    ('multislerp', {}, True),
+    ('karcher', {}, True),
+    ('sce', {'select_topk': 0.5}, True),
+    ('ties', {'density': 0.5}, True),
+    ('tall_mask', {}, False),
+    ('slerp', {'t': 0.25}, False),
+  ],
+)
+def test_the_order_of_experts_counts_where_it_matters(
+  merged, method, parameters, symmetric
+):
+  known = {p.name for p in registry.get(method, 'paper').parameters}
+  sources = tuple(
+    Source(model, {'weight': weight} if 'weight' in known else {})
+    for model, weight in (('e0', 0.25), ('e1', 0.75))
+  )
+  base = None if method in ('slerp', 'karcher') else 'base'
+  one = Recipe(method, (Slice(sources),), base, parameters)
+  other = dataclasses.replace(one, slices=(Slice(sources[::-1]),))
+  assert (_hash(one) == _hash(other)) == symmetric
+  assert _agree(merged(one), merged(other)) == symmetric
+
+
+@pytest.mark.parametrize(
+  'method', ['consensus', 'magmax', 'tall_mask', 'star', 'iso_c', 'tsv_m']
+)
+def test_no_step_is_the_base(merged, method):
+  sources = (Source('e0'), Source('e1'))
+  one = Recipe(method, (Slice(sources),), 'base', {'lambda': 0.0})
+  copy = Recipe('passthrough', (Slice((Source('base'),)),))
+  assert _hash(one) == _hash(copy)
+  assert _agree(merged(one), merged(copy))
+
+
+def test_masks_count_with_their_seed_only_where_they_are_drawn(merged):
+  """An expert's draws belong to its place; a whole one has none."""
+
+  def dare(models, seed=0, **parameters):
+    sources = tuple(Source(m, {'weight': w}) for m, w in models.items())
+    parts = (Slice(sources),)
+    return Recipe('dare_linear', parts, 'base', parameters, seed=seed)
+
+  thin = dare({'e0': 0.5, 'e1': 0.25}, density=0.5)
+  same = [
+    dare({'e0': 0.5, 'e1': 0.25, 'e2': 0.0}, density=0.5),
+    dare({'e0': 1.0, 'e1': 0.5}, **{'density': 0.5, 'lambda': 0.5}),
+  ]
+  unlike = [
+    dare({'e0': 0.5, 'e1': 0.25}, seed=1, density=0.5),
+    dare({'e1': 0.25, 'e0': 0.5}, density=0.5),
+    dare({'e2': 0.0, 'e0': 0.5, 'e1': 0.25}, density=0.5),
+    dare({'e0': 0.5, 'e1': 0.25}, density=0.5, rescale=0.0),
+  ]
+  for other in same:
+    assert _hash(other) == _hash(thin) and _agree(merged(other), merged(thin))
+  for other in unlike:
+    assert _hash(other) != _hash(thin)
+    assert not _agree(merged(other), merged(thin))
+  whole = dare({'e0': 0.5, 'e1': 0.25}, density=1.0)
+  assert _hash(whole) == _hash(dare({'e1': 0.25, 'e0': 0.5}, seed=1))
+  plain = dataclasses.replace(whole, merge_method='task_arithmetic')
+  assert _hash(whole) == _hash(plain)
+  assert _agree(merged(whole), merged(plain))
+
+
+def test_what_is_a_whole_model_counts_where_a_method_looks_at_it(merged):
+  """Thresholds of the paper's TIES are those of all that it merges."""
+
+  def ties(at, density):
+    sources = tuple(Source(m, layers=(at, at + 1)) for m in ('e0', 'e1'))
+    return Slice(sources, merge_method='ties', parameters={'density': density})
+
+  def copy(at):
+    return Slice((Source('e2', layers=(at, at + 1)),))
+
+  def pair(density, *slices):
+    made = Recipe('passthrough', slices, 'base', semantics='paper')
+    name = 'model.layers.0.mlp.up_proj.weight'
+    (form,) = (
+      form
+      for form in canonical.forms(
+        resolve.outputs(made, dict.fromkeys(made.models, tuple(LAYERS))), 0
+      )
+      if form[0] == name
+    )
+    return form, merged(made)[name]
+
+  for density, counts in ((0.3, True), (1.0, False)):
+    alone, tensor = pair(density, ties(0, density), copy(1))
+    more, other = pair(density, ties(0, density), ties(1, density))
+    assert (alone != more) == counts
+    assert (tensor != other).any() == counts
+
+
+def test_hashing_is_fast():
+  """Once a candidate: a small part of what scoring it takes."""
+  names = {
+    f'model.layers.{i}.{part}.weight': i
+    for i in range(12)
+    for part in 'abcdefgh'
+  }
+  recipe = Recipe(
+    'linear',
+    tuple(
+      Slice(
+        tuple(Source(m, {'weight': 0.1}, (i, i + 1)) for m in MODELS),
+        scales=(Scale('a', 0.5),),
+      )
+      for i in range(12)
+    ),
+  )
+  resolve.effective_hash(recipe, names, 12)
+  times = []
+  for _ in range(5):
+    begin = time.process_time()
+    resolve.effective_hash(recipe, names, 12)
+    times.append(time.process_time() - begin)
+  assert min(times) < 0.05

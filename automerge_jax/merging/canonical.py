@@ -22,7 +22,7 @@ _SPARSE = _SIGNS | {'dare_linear', 'breadcrumbs', 'della_linear'}
 _RANDOM = frozenset({'dare_linear', 'dare_ties', 'della', 'della_linear'})
 # θ₀ + λ times something finite.
 _STEPS = frozenset({'consensus', 'fisher', 'iso_c', 'iso_cts', 'magmax'}) | {
-  *('regmean', 'star', 'tall_mask', 'tsv', 'wudi'),
+  *('regmean', 'star', 'tall_mask', 'tsv_m', 'wudi'),
 }
 _NOTHING = 1e-8  # a sum of weights below this divides nothing
 _DIGITS = 7
@@ -75,14 +75,7 @@ def _form(
   elif name in _SPARSE:
     found = _sparse(output, seed, whole)
   else:
-    found = [
-      name,
-      output.method.semantics,
-      output.sources,
-      output.base,
-      [_number(v) for v in output.parameters.values()],
-      whole(output) if output.method.whole else None,
-    ]
+    found = _other(output, whole)
   return [*found, _number(factor), _decimal(added)]
 
 
@@ -252,6 +245,27 @@ def _steps(output: Output) -> tuple[list[Any], Sequence[float]]:
     return [_number(step)], [w / total for w in weights]
   # A positive factor elects the same signs.
   return [step > 0], [abs(step) * w for w in weights]
+
+
+# -- all others
+
+
+def _other(output: Output, whole: Callable[[Output], list[str]]) -> list[Any]:
+  """All numbers; experts in any order, unless one is told by its place."""
+  shared, each = [], [list(place) for place in output.sources]
+  for parameter in output.method.parameters:
+    value = _number(output.parameters[parameter.name])
+    if not parameter.per_expert:
+      shared.append(value)
+      continue
+    for entry, own in zip(each, value, strict=True):
+      entry.append(own)
+  if output.method.whole:
+    for entry, own in zip(each, whole(output), strict=True):
+      entry.append(own)
+  name = output.method.name
+  experts = each if name == 'tall_mask' else sorted(each)
+  return [name, output.method.semantics, experts, output.base, shared]
 
 
 # -- numbers
