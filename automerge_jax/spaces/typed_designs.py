@@ -235,7 +235,8 @@ def _merge(layout: Layout, output: Output, seed: int) -> _Merge:
     for name, value in values.items()
   }
   weights = numbers.get('weight')
-  if m in layout.scale_free and weights is not None and weights.max() > 0:
+  ratios = m in layout.scale_free and not layout.knotted
+  if ratios and weights is not None and weights.max() > 0:
     block = layout.block(m, 'weight')
     top = min(1.0, block.high) if block is not None else 1.0
     numbers['weight'] = weights / weights.max() * np.float32(top)
