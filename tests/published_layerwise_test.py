@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from automerge_jax.merging import resolve
 from automerge_jax.models import bert, llama
 from automerge_jax.spaces import published
 from tests import tiny_decoder, tiny_encoder
@@ -128,3 +129,32 @@ def test_it_works_on_other_families_and_names_what_is_wrong():
     published.space(family, 'abc', 'base', layer_granularity=4)
   with pytest.raises(ValueError, match='two or more'):
     published.space(family, 'a', 'base')
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_the_recipe_says_what_is_decoded(seed):
+  family, space = _llama(4), _space(4, 2, 'abc')
+  draw = np.random.default_rng(seed).uniform(size=len(space.names))
+  c = space.quantise(jnp.asarray(draw, jnp.float32))
+  plan, recipe = jax.device_get(space.decode(c)), space.describe(c)
+  keys = {key.stored: key for key in family.keys}
+  made = resolve.outputs(recipe, dict.fromkeys(recipe.models, tuple(keys)))
+  assert {output.name for output in made} == set(keys)
+  for output in made:
+    key = keys[output.name]
+    of_leaf = {
+      name: value if key.layer is None else value[..., key.layer]
+      for name, value in plan[key.path].items()
+    }
+    method = output.method.name
+    assert method == published.METHODS[int(of_leaf['method'])]
+    experts = [model for model, _ in output.sources]
+    if method == 'slerp':
+      ends = [of_leaf[f'slerp/{end}'] for end in ('first', 'second')]
+      assert experts == ['abc'[int(end)] for end in ends]
+    else:
+      assert experts == list('abc')
+    for name, value in output.parameters.items():
+      if name not in ('first', 'second'):
+        want = np.asarray(value, np.float32)
+        np.testing.assert_array_equal(of_leaf[f'{method}/{name}'], want)
