@@ -212,8 +212,11 @@ def test_candidates_score_as_their_restacked_models_do(
       c[order], jnp.ones(3, bool), stack, {}, gate, data, len(items)
     )
   merge = _merge(method)
+  # The same models as checkpoints have them: only their own layers, numbered.
+  config = dict(tiny_decoder.CONFIG, num_hidden_layers=3)
+  own = llama.family(llama.config_from_hf(config, ['model.norm.weight']))
+  alone = evaluate.scorer(own)
   for i, one in enumerate(c[::-1]):
-    # The same model as checkpoints have it: only its own layers, numbered.
     steps = space.program(one)
     whole = merge(space.decode(one), stack, steps.layer)
     whole = programs.fold(family, whole, steps.scale)
@@ -221,9 +224,7 @@ def test_candidates_score_as_their_restacked_models_do(
     params = dict(
       whole, layers=jax.tree.map(lambda x, n=there: x[n], whole['layers'])
     )
-    config = dict(tiny_decoder.CONFIG, num_hidden_layers=len(there))
-    own = llama.family(llama.config_from_hf(config, ['model.norm.weight']))
-    want = evaluate.scorer(own)(params, {}, data, len(items))
+    want = alone(params, {}, data, len(items))
     np.testing.assert_allclose(
       found.log_likelihood[i], want.log_likelihood, rtol=1e-5, atol=2e-5
     )
