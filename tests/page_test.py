@@ -68,7 +68,7 @@ def test_score_table_holds_the_summarys_numbers(rendered):
   assert [cell.split()[0] for cell in header[2:]] == list(TASKS)
   names = page.ordered(summary['models'])
   assert names[0] == 'merged' and names[-1] == 'base'
-  assert [row[0] for row in rows[:-1]] == [page.heading(n) for n in names]
+  assert [row[0] for row in rows[:-1]] == [wording.heading(n) for n in names]
   for name, row in zip(names, rows, strict=False):
     held = summary['models'][name]['heldout']
     for cell, shown in zip(

@@ -41,7 +41,7 @@ def render(
   environment.filters.update(
     percent=wording.percent,
     points=wording.points,
-    heading=page.heading,
+    heading=wording.heading,
     p_value=page.p_value,
     plain=plain,
   )

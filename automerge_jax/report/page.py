@@ -11,6 +11,7 @@ from markupsafe import Markup
 from automerge_jax.report import (
   drawing,
   front_plots,
+  front_tables,
   plots,
   program_plot,
   trade_offs,
@@ -49,7 +50,7 @@ def render(
   environment.filters.update(
     percent=wording.percent,
     points=wording.points,
-    heading=heading,
+    heading=wording.heading,
     count='{:,.0f}'.format,
     p_value=p_value,
     depth=wording.depth,
@@ -97,19 +98,13 @@ def render(
     by_layer=by_layer,
     programs=_both(program_plot.program_panel, program),
     fronts=_both(front_plots.front_panel, summary['front'] and summary),
-    front=_front_rows(summary) if summary['front'] else [],
+    front=front_tables.members(summary) if summary['front'] else [],
     front_says=wording.front(summary) if summary['front'] else '',
-    constraints=_constraint_rows(summary),
+    constraints=front_tables.constraints(summary),
     pairs=trade_offs.task_panels(summary, points),
     phases=_phases(summary['environment']),
     facts=_facts(summary['environment']),
   )
-
-
-def heading(name: str) -> str:
-  """A model's name at the start of a row, `Movie expert`."""
-  text = wording.model_name(name).removeprefix('the ')
-  return text[:1].upper() + text[1:]
 
 
 def notes(cell: Mapping[str, Any]) -> list[str]:
@@ -287,65 +282,6 @@ def _rival_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
       'reading': READINGS[wording.standing(test)],
     }
     for name, test in rows
-  ]
-
-
-def _front_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """Members of the front, the picked one first, then the other merges."""
-  front = summary['front']
-  rows = [
-    {
-      'name': f'member {row["name"].rpartition(":")[2]}',
-      'kind': 'merged' if row['picked'] else 'other',
-      'note': wording.reason(row['why']) if row['picked'] else '',
-      'cells': _objective_cells(summary, row['objectives']),
-      'broken': row['broken'],
-      'recipe': row['recipe'],
-    }
-    for row in sorted(front['members'], key=lambda row: not row['picked'])
-  ]
-  baselines = [
-    name
-    for name in front['others']
-    if name != 'base' and not name.startswith('expert:')
-  ]
-  rows += [
-    {
-      'name': heading(name),
-      'kind': 'first' if name == baselines[0] else 'other',
-      'note': '',
-      'cells': _objective_cells(summary, front['others'][name]),
-      'broken': [],
-      'recipe': '',
-    }
-    for name in baselines
-  ]
-  return rows
-
-
-def _objective_cells(
-  summary: Mapping[str, Any], cells: Mapping[str, Any] | None
-) -> list[dict[str, str] | None]:
-  found: list[dict[str, str] | None] = []
-  for one in summary['objectives']:
-    if cells is None:
-      found.append(None)
-      continue
-    show = wording.percent if one['metric'] == 'accuracy' else '{:.3f}'.format
-    found.append({key: show(v) for key, v in cells[one['name']].items()})
-  return found
-
-
-def _constraint_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-  return [
-    {
-      **row,
-      'standing': ('better' if row['kept'] else 'worse')
-      if row['sure']
-      else 'undecided',
-      'reading': wording.constraint(row),
-    }
-    for row in summary['constraints']
   ]
 
 

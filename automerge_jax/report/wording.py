@@ -24,6 +24,12 @@ def model_name(name: str) -> str:
   return _NAMES.get(name, name.replace('_', ' '))
 
 
+def heading(name: str) -> str:
+  """A model's name at the start of a row, `Movie expert`."""
+  text = model_name(name).removeprefix('the ')
+  return text[:1].upper() + text[1:]
+
+
 def percent(value: float) -> str:
   """A fraction as a percentage without its sign, `84.1`."""
   return f'{100 * value + 0.0:.1f}'
