@@ -65,7 +65,7 @@ def space(
     knots: numbers vary over depth: each stands at so many evenly spaced layers
       and is interpolated between them. None: one in each layer group.
     designs: (origin, recipe) pairs to start from. What the space cannot express
-      is no start; why is logged. See `place`.
+      is no start; why is logged. See `typed_designs.place`.
 
   Raises:
     ValueError: for methods that cannot be mixed, take another number of experts

@@ -1,35 +1,19 @@
 """Where a typed search starts: recipes as points of the space."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from automerge_jax.merging import resolve
 from automerge_jax.merging.layers import layer_of
-from automerge_jax.merging.resolve import Output
 from automerge_jax.recipe import Recipe, Slice, Source
 from automerge_jax.spaces import typed_coding
-from automerge_jax.spaces.typed_layout import PAIR, PICK, Layout
+from automerge_jax.spaces.typed_layout import Layout
+from automerge_jax.spaces.typed_merges import Merge, differ, merges
+from automerge_jax.spaces.typed_parameters import PAIR, PICK
 from automerge_jax.types import SearchSpace
 
-_STEP = 1.1e-3  # what the grid may take off a number, densities most
-
 Start = tuple[str, np.ndarray]
-
-
-class _Merge(NamedTuple):
-  """What happens to one tensor.
-
-  Attributes:
-    method: index of the method.
-    option: of its pair or model; 0 without.
-    numbers: by parameter, [K] or [1].
-  """
-
-  method: int
-  option: int
-  numbers: dict[str, np.ndarray]
 
 
 def starts(
@@ -82,12 +66,12 @@ def place(layout: Layout, space: SearchSpace, recipe: Recipe) -> np.ndarray:
   Raises:
     ValueError: if it cannot be expressed; naming the tensor and what differs.
   """
-  wanted = _merges(layout, recipe)
+  wanted = merges(layout, recipe)
   of_name = layout.sites.of_name
   c = _filled(layout, {of_name[name]: one for name, one in wanted.items()})
   c = _canonical(space, c)
-  for name, have in _merges(layout, space.describe(c)).items():
-    difference = _differ(layout, have, wanted[name])
+  for name, have in merges(layout, space.describe(c)).items():
+    difference = differ(layout, have, wanted[name])
     if difference:
       raise ValueError(f'tensor {name!r}: {difference}')
   return c
@@ -139,7 +123,7 @@ def _singles(
     for parameter in method.parameters:
       numbers.setdefault(parameter.name, np.ones(count))
     numbers['weight'] = np.asarray(np.arange(count) == at, np.float32)
-    one = _Merge(m, option, numbers)
+    one = Merge(m, option, numbers)
     c = _filled(layout, dict.fromkeys(range(len(layout.unit_of)), one))
     made = _canonical(space, c)
     weight = layout.block(m, 'weight')
@@ -150,7 +134,7 @@ def _singles(
   return found
 
 
-def _filled(layout: Layout, of_site: Mapping[int, _Merge]) -> np.ndarray:
+def _filled(layout: Layout, of_site: Mapping[int, Merge]) -> np.ndarray:
   """Raw coefficients that say this of each site; else the middle."""
   low, high = (
     typed_coding.by_dimension(layout, end) for end in ('low', 'high')
@@ -181,106 +165,3 @@ def _filled(layout: Layout, of_site: Mapping[int, _Merge]) -> np.ndarray:
       if one.method == block.method and block.parameter in one.numbers:
         rows[:, column] = one.numbers[block.parameter][: block.shape[0]]
   return c
-
-
-def _merges(layout: Layout, recipe: Recipe) -> dict[str, _Merge]:
-  of_name = layout.sites.of_name
-  names = dict.fromkeys(recipe.models, tuple(of_name))
-  made = {o.name: o for o in resolve.outputs(recipe, names)}
-  if set(made) != set(of_name):
-    raise ValueError('the recipe makes another number of layers')
-  return {
-    name: _merge(layout, output, recipe.seed) for name, output in made.items()
-  }
-
-
-def _merge(layout: Layout, output: Output, seed: int) -> _Merge:
-  """The tensor's merge in this space's terms."""
-  method, values = output.method, dict(output.parameters)
-  m = layout.index(method.name)
-  where = f'tensor {output.name!r}: '
-  if m is None or layout.methods[m] is not method:
-    raise ValueError(
-      f'{where}{method.name} ({method.semantics}) is none of '
-      f'{[(one.name, one.semantics) for one in layout.methods]}'
-    )
-  if any(stored != output.name for _, stored in output.sources):
-    raise ValueError(f'{where}made of other layers')
-  if output.scale is not None or seed:
-    raise ValueError(f'{where}scaled, or of masks with the seed {seed}')
-  models = [model for model, _ in output.sources]
-  unknown = set(models) - {*layout.experts, layout.base_model}
-  if unknown:
-    raise ValueError(f'{where}of {sorted(unknown)}, not among the models')
-  if method.name == PICK:
-    if values['scale'] != (1.0,):
-      raise ValueError(f'{where}scaled by {values["scale"]}')
-    return _Merge(m, (*layout.experts, layout.base_model).index(models[0]), {})
-  if layout.base_model in models:
-    raise ValueError(f'{where}the base is merged like an expert')
-  at = [layout.experts.index(model) for model in models]
-  if method.name == PAIR:
-    return _arc(layout, m, at, float(values['t']))
-  if at != list(range(len(layout.experts))):
-    if method.facts or len(set(at)) < len(at):
-      raise ValueError(f'{where}of {models}, not of {list(layout.experts)}')
-    for parameter in method.parameters:
-      if parameter.per_expert:
-        spread = [0.0] * len(layout.experts)
-        for k, value in zip(at, values[parameter.name], strict=True):
-          spread[k] = value
-        values[parameter.name] = tuple(spread)
-  numbers = {
-    name: np.atleast_1d(np.asarray(value, np.float32))
-    for name, value in values.items()
-  }
-  weights = numbers.get('weight')
-  ratios = m in layout.scale_free and not layout.knotted
-  if ratios and weights is not None and weights.max() > 0:
-    block = layout.block(m, 'weight')
-    top = min(1.0, block.high) if block is not None else 1.0
-    numbers['weight'] = weights / weights.max() * np.float32(top)
-  return _Merge(m, 0, numbers)
-
-
-def _arc(layout: Layout, m: int, at: list[int], t: float) -> _Merge:
-  first, second = at
-  if second < first:
-    first, second, t = second, first, 1.0 - t
-  pairs = layout.pairs.tolist()
-  return _Merge(m, pairs.index([first, second]), {'t': np.asarray([t])})
-
-
-def _differ(layout: Layout, have: _Merge, want: _Merge) -> str | None:
-  """What is not the same, None where all is."""
-  if have.method != want.method:
-    method = layout.methods[want.method].name
-    return f'{method} is not free there; others of its unit use another method'
-  if have.option != want.option and not _same_end(layout, have, want):
-    return 'the model or the pair is not free there'
-  if have.option != want.option:
-    return None
-  weights = want.numbers.get('weight')
-  for name, value in want.numbers.items():
-    off = np.abs(value - have.numbers[name])
-    if name == 'density' and weights is not None:
-      off = np.where(weights == 0, 0.0, off)
-    if off.max() > _STEP:
-      return (
-        f'{name} is {value.tolist()}, the nearest here '
-        f'{have.numbers[name].tolist()}'
-      )
-  return None
-
-
-def _same_end(layout: Layout, have: _Merge, want: _Merge) -> bool:
-  """Whether two arcs are at the same one of the experts."""
-  if layout.methods[have.method].name != PAIR:
-    return False
-  ends = []
-  for one in (have, want):
-    t = float(one.numbers['t'][0])
-    if t not in (0.0, 1.0):
-      return False
-    ends.append(layout.pairs[one.option][int(t)])
-  return ends[0] == ends[1]
