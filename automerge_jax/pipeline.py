@@ -100,6 +100,8 @@ def run(
         others,
       )
       parents = choice.parents(settings, job, ledger, others)
+  goals = choice.objectives_of(settings, job)
+  metrics = {goal.metric for goal in goals.each}
   result = summary.build(
     metrics=job.metrics,
     parents=parents,
@@ -114,8 +116,9 @@ def run(
     seed=settings.seed,
     method=settings.method,
     space=settings.space,
-    objective=settings.objective,
-    goals=choice.objectives_of(settings, job),
+    # Of several metrics no single one names what was maximised.
+    objective=metrics.pop() if len(metrics) == 1 else settings.objective,
+    goals=goals,
     front=made.front,
     recipe_hashes={name: job.recipe_hash(r) for name, r in chosen.items()},
     finalists=made.finalists,

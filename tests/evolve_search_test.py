@@ -193,6 +193,7 @@ def test_a_whole_search(case, folder, tmp_path):
   assert settings.rungs == {'task_arithmetic': (4, 8), 'slerp': (6,)}[case]
   summary = pipeline.run(settings, tmp_path, 'command')
   assert summary['search']['failures'] == 0
+  assert summary['objective'] == 'accuracy'
   assert set(summary['metrics'].values()) <= {'acc', 'inverse_perplexity'}
   job = jobs.load(settings)
   found = space.build(settings, job.family, job.experts, 'base')
