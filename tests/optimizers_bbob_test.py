@@ -78,10 +78,10 @@ def test_cma_es_large_in_two_hundred_dimensions(name, factor):
 @pytest.mark.parametrize(
   ('make', 'arguments', 'noise', 'loss', 'factor'),
   [
-    (tiny_spaces.floats, ('sphere', 20), 0.0, 8.0, 8),
-    (tiny_spaces.floats, ('ellipsoid', 10), 0.0, 900.0, 3),
-    (tiny_spaces.shifted, (5, 4, 4), 0.0, 25.0, 3),
-    (tiny_spaces.shifted, (5, 4, 4), 5.0, 35.0, 2),
+    (tiny_spaces.floats, ('sphere', 20), 0.0, 15.0, 5),
+    (tiny_spaces.floats, ('ellipsoid', 10), 0.0, 1800.0, 3),
+    (tiny_spaces.shifted, (5, 4, 4), 0.0, 35.0, 3),
+    (tiny_spaces.shifted, (5, 4, 4), 5.0, 45.0, 2),
     (tiny_spaces.conditional, (4, 2, 3), 0.0, 10.0, 1.7),
     (tiny_spaces.conditional, (4, 2, 3), 3.0, 12.0, 1.5),
   ],

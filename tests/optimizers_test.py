@@ -38,9 +38,11 @@ def build(name):
 def searched(name):
   """`loss, key -> c [G P, D]`, compiled once an optimizer."""
 
+  optimizer = build(name)  # outside of what is traced
+
   def run(sign, key):
     problem = PROBLEM._replace(loss=lambda c: sign * PROBLEM.loss(c))
-    c, loss = tiny_spaces.search(build(name), problem, P, G, key, spare=7)
+    c, loss = tiny_spaces.search(optimizer, problem, P, G, key, spare=7)
     return c.reshape(-1, D), loss.ravel()
 
   return jax.jit(run)
@@ -74,7 +76,9 @@ def test_constant_scores_and_empty_rows_break_nothing(name):
   assert np.isfinite(c).all() and len(np.unique(c, axis=0)) > P
   optimizer = build(name)
   told = Told(
-    jnp.full((P * G + 7, D), 0.5), jnp.full(P * G + 7, -jnp.inf), jnp.arange(P)
+    jnp.full((P * G + 7, D), 0.5, float),
+    jnp.full(P * G + 7, -jnp.inf, float),
+    jnp.arange(P),
   )
   state = optimizer.init(jax.random.key(0), told)
   for g in range(3):  # nothing that was asked for could be scored
@@ -94,7 +98,9 @@ def test_each_function_is_traced_once(name):
   )
   optimizer = FACTORIES[name](P, counted)
   told = Told(
-    jnp.full((P * G, D), 0.5), jnp.full(P * G, -jnp.inf), jnp.arange(P)
+    jnp.full((P * G, D), 0.5, float),
+    jnp.full(P * G, -jnp.inf, float),
+    jnp.arange(P),
   )
   state = optimizer.init(jax.random.key(0), told)
   before = None

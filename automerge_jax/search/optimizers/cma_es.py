@@ -70,8 +70,8 @@ def from_evosax(
   def start(key: Array, told: Told) -> State:
     best = told.x[jnp.argmax(told.scores)]
     with jax.numpy_rank_promotion('allow'):
-      strategy = strong(init(key, best))
-    return State(strategy, jnp.broadcast_to(best[None], shape))
+      strategy = init(key, best)
+    return strong(State(strategy, jnp.broadcast_to(best[None], shape)))
 
   def ask(key: Array, state: State):
     with jax.numpy_rank_promotion('allow'):

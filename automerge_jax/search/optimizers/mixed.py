@@ -105,9 +105,9 @@ def mixed(
     if len(floats):
       with jax.numpy_rank_promotion('allow'):
         strategy = algorithm.init(key, best[floats], params)
-      strategy = strong(strategy.replace(C=jnp.asarray(correlation)))
+      strategy = strategy.replace(C=jnp.asarray(correlation))
     even = jnp.asarray(exists / count[:, None], jnp.float32)
-    return State(
+    state = State(
       strategy,
       lifted(trust * options(best) + (1 - trust) * even),
       jnp.zeros(exists.shape),
@@ -115,6 +115,7 @@ def mixed(
       jnp.ones(()),
       jnp.broadcast_to(best[None], (population, len(best))),
     )
+    return strong(state)
 
   def ask(key: Array, state: State):
     float_key, option_key = jax.random.split(key)
