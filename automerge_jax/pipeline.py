@@ -16,7 +16,7 @@ import tqdm
 from automerge_jax import choice
 from automerge_jax import recipe as recipes
 from automerge_jax.io import orbax, safetensors
-from automerge_jax.merging import export
+from automerge_jax.merging import export, resident
 from automerge_jax.models import base as models
 from automerge_jax.report import model_card, page, summary
 from automerge_jax.search import (
@@ -195,7 +195,9 @@ def _search(
   )
   gate = _gate(settings, job)
   originals = [job.tensors(name) for name in job.experts]
-  stack = shared.build(job.method, job.family, job.tensors(BASE), originals)
+  # Programs may begin with any layer, so none is computed in advance.
+  build = resident.build if space.program else shared.build
+  stack = build(job.method, job.family, job.tensors(BASE), originals)
   del originals
 
   def check_start(candidates, scored, subset):
