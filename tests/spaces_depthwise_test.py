@@ -221,7 +221,7 @@ def test_starts_are_what_they_are_called(name):
   assert all(m == EXPERTS[layer % 3] for m, layer, _ in alternating)
   spelled = np.stack(list(starts.values()))
   x = np.zeros((ROWS, len(space.names)), np.float32)
-  x[: len(spelled)] = space.encode(spelled)
+  x[: len(spelled)] = jax.vmap(space.encode)(spelled)
   np.testing.assert_array_equal(_look(name, x)['c'][: len(spelled)], spelled)
 
 

@@ -23,8 +23,6 @@ BOUNDS = {
   'published': (6, 9),
   'published_fixed': (1, 8),
 }
-# What is decoded is multiplied only, or also added up.
-EXACT = {'published', 'published_fixed'}
 every_space = pytest.mark.parametrize('name', list(BOUNDS))
 
 
@@ -157,8 +155,7 @@ def test_the_recipe_makes_the_tensors_that_are_scored(name, stored):
     layer, _, active = (array[row] for array in found['program'])
     assert tiny_stacks.depth(streamed) == active.sum()
     assert _layers(recipe) == list(layer[active])
-    exact = name in EXACT
-    assert not tiny_stacks.differences(streamed, merge(space, c), exact)
+    assert not tiny_stacks.differences(streamed, merge(space, c), exact=True)
 
 
 @pytest.mark.parametrize('name', ['pruning_range', 'both', 'published'])
