@@ -2,22 +2,16 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from automerge_jax import trees
-from automerge_jax.merging import layers, registry
+from automerge_jax.merging import layers
+from automerge_jax.merging import leaves as leaves_lib
 from automerge_jax.merging import roles as roles_lib
 from automerge_jax.merging import stacks as stacks_lib
-from automerge_jax.merging.roles import Roles
+from automerge_jax.merging.leaves import Leaf
 from automerge_jax.merging.stacks import Names
-from automerge_jax.recipes.document import (
-  Recipe,
-  Scale,
-  Setting,
-  Slice,
-  Source,
-  applies,
-)
+from automerge_jax.recipes.document import Recipe, Scale, Source, applies
 from automerge_jax.types import MergeMethod
 
 
@@ -92,24 +86,6 @@ def outputs(
   return tuple(found)
 
 
-class _Leaf(NamedTuple):
-  """A slice, or a part of one: what is merged how.
-
-  Attributes:
-    part: as `Slice.leaves` gives it.
-    method: of this leaf.
-    who: its experts and base.
-    everyone: the experts, and the base where it is none of them.
-    levels: what is stated for all experts, the nearest first.
-  """
-
-  part: Slice
-  method: MergeMethod
-  who: Roles
-  everyone: tuple[Source, ...]
-  levels: tuple[Mapping[str, Setting], ...]
-
-
 # Stored names by model, by what they are called in the merged checkpoint; one
 # for each leaf of a slice.
 _Held = list[dict[str, Mapping[str, str]]]
@@ -123,10 +99,17 @@ class _Builder:
     self.modules = recipe.stacks
     self.unlike: list[str] = []
     self.leaves = {
-      (m, i): [self._leaf(m, part, leaf) for leaf in part.leaves]
+      (m, i): leaves_lib.of(recipe, module, part)
       for m, module in enumerate(self.modules)
       for i, part in enumerate(module.slices)
     }
+    for leaf in (leaf for leaves in self.leaves.values() for leaf in leaves):
+      for source in leaf.everyone:
+        if source.model not in stored:
+          raise ValueError(
+            f'no names of the model {source.model!r}; got those of '
+            f'{sorted(stored)}'
+          )
     self.kept = {m: stacks_lib.in_place(x) for m, x in enumerate(self.modules)}
 
   def check(self) -> None:
@@ -157,6 +140,8 @@ class _Builder:
           'choose as many of each with `slices`'
         )
       count = next(iter(counts.values()))
+      # Of each leaf, where they are the same for every tensor.
+      values: list[Mapping[str, Any] | None] = [None] * len(leaves)
       for at in range(count):
         held = [
           {
@@ -171,8 +156,12 @@ class _Builder:
           j = self._taking((m, i), name)
           own = {model: names[key] for model, names in held[j].items()}
           found.append(
-            self._output((m, i), leaves[j], name, own, own, layer, depth)
+            self._output(
+              (m, i), leaves[j], name, own, own, layer, depth, values[j]
+            )
           )
+          if leaves[j].plain:
+            values[j] = found[-1].parameters
         layer += 1
     return found
 
@@ -186,7 +175,7 @@ class _Builder:
       kept = self._sources(at)[: len(self._sources((m, 0)))]
       experts = tuple(s for s in leaf.who.experts if s.model in kept)
       who = dataclasses.replace(leaf.who, experts=experts)
-      leaves = [leaf._replace(who=who, everyone=_everyone(who))]
+      leaves = [leaf._replace(who=who, everyone=leaves_lib.everyone(who))]
     names = [n for n in names if layers.is_before(n) == before]
     held: _Held = [
       {s.model: self._outside(s.model, names) for s in leaf.everyone}
@@ -208,22 +197,6 @@ class _Builder:
       own = {model: names[name] for model, names in held[j].items()}
       found.append(self._output(at, leaves[j], name, called, own, None, 0.0))
     return found
-
-  def _leaf(self, m: int, part: Slice, leaf: Slice) -> _Leaf:
-    module = self.modules[m]
-    method = registry.get(
-      leaf.merge_method or self.recipe.merge_method, self.recipe.semantics
-    )
-    who = roles_lib.roles(method, self.recipe, module, leaf)
-    everyone = _everyone(who)
-    for source in everyone:
-      if source.model not in self.stored:
-        raise ValueError(
-          f'no names of the model {source.model!r}; got those of '
-          f'{sorted(self.stored)}'
-        )
-    levels = roles_lib.levels(self.recipe, module, part, leaf)
-    return _Leaf(leaf, method, who, everyone, levels)
 
   def _taking(self, at: tuple[int, int], name: str) -> int:
     """Which leaf of a slice makes a tensor."""
@@ -285,12 +258,13 @@ class _Builder:
   def _output(
     self,
     at: tuple[int, int],
-    leaf: _Leaf,
+    leaf: Leaf,
     name: str,
     called: Mapping[str, str],
     held: Mapping[str, str],
     layer: int | None,
     depth: float,
+    values: Mapping[str, Any] | None = None,
   ) -> Output:
     experts = [s.model for s in leaf.who.experts]
     base = None
@@ -301,7 +275,8 @@ class _Builder:
       method=leaf.method,
       sources=tuple((model, held[model]) for model in experts),
       base=base,
-      parameters=roles_lib.parameters(
+      parameters=values
+      or roles_lib.parameters(
         leaf.method,
         leaf.levels,
         leaf.who,
@@ -315,9 +290,3 @@ class _Builder:
       ),
       part_of=at,
     )
-
-
-def _everyone(who: Roles) -> tuple[Source, ...]:
-  if who.base is None or who.base in who.experts:
-    return who.experts
-  return (*who.experts, who.base)
