@@ -27,7 +27,7 @@ from automerge_jax.spaces import (
 from automerge_jax.spaces.cells import Cells
 from automerge_jax.spaces.dimensions import Field
 from automerge_jax.spaces.program_layout import Layout
-from automerge_jax.spaces.restacking import Restacking, Values
+from automerge_jax.spaces.restacking import Values
 from automerge_jax.types import (
   Array,
   Family,
@@ -204,7 +204,7 @@ def space(
     choices=core.genes.choices,
     active=core.active,
     program=lambda c: core.stacked(c)[0],
-    starts=_starts(layout, core, experts, fields),
+    starts=program_designs.fused(layout, core, experts, fields),
   )
 
 
@@ -224,34 +224,3 @@ def _fields(merged: SearchSpace) -> dict[str, Field]:
     )
     for owner in dict.fromkeys(owners)
   }
-
-
-def _starts(
-  layout: Layout,
-  core: Restacking,
-  experts: Sequence[str],
-  fields: Mapping[str, Field],
-) -> program_designs.Starts:
-  """Every expert and their average; then with a block that is run again."""
-  make = program_designs.maker(layout, core, scale=1.0)
-  plain = {name: min(max(1.0, f.low), f.high) for name, f in fields.items()}
-  weights = [name for name in fields if name.startswith('weight/')]
-  points = {
-    f'expert:{e}': {w: float(w == f'weight/{e}') for w in weights}
-    for e in experts
-  } | {'uniform': dict.fromkeys(weights, 1 / len(experts))}
-  exact = program_designs.nearest(layout) == layout.depth
-  found = []
-  for origin, values in points.items():
-    wanted = plain | values
-    kept = all(fields[w].low <= v <= fields[w].high for w, v in values.items())
-    if not kept:
-      continue
-    if not exact or any(v != 1 for n, v in plain.items() if n not in weights):
-      origin = origin.replace('expert:', 'nearly:')
-    found.append((origin, make(**wanted)))
-    again = program_designs.block(layout)
-    if again is not None:
-      name = origin.rpartition(':')[2]
-      found.append((f'repeat:{name}', make(**wanted, **again)))
-  return program_designs.unique(found)

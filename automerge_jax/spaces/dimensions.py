@@ -5,7 +5,7 @@ are their concatenation. The middle of the cube, x = 0.5, is every default.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +52,7 @@ class Genes(NamedTuple):
   snap: Callable[[Array], Array]
   encode: Callable[[Array], Array]
   split: Callable[[Array], dict[str, Array]]
-  join: Callable[[Mapping[str, Array]], Array]
+  join: Callable[[Mapping[str, Any]], Array]
 
 
 def genes(fields: Mapping[str, Field]) -> Genes:
@@ -109,7 +109,7 @@ def genes(fields: Mapping[str, Field]) -> Genes:
   def split(c: Array) -> dict[str, Array]:
     return dict(zip(fields, jnp.split(c, ends[:-1]), strict=True))
 
-  def join(values: Mapping[str, Array]) -> Array:
+  def join(values: Mapping[str, Any]) -> Array:
     parts = [
       jnp.broadcast_to(jnp.asarray(values[name], jnp.float32), (len(f.names),))
       for name, f in fields.items()

@@ -1,12 +1,13 @@
 """Start designs of spaces of layer programs."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from automerge_jax.spaces import program_layout
+from automerge_jax.spaces.dimensions import Field
 from automerge_jax.spaces.program_layout import YES, Layout
 from automerge_jax.spaces.restacking import Restacking
 
@@ -61,6 +62,37 @@ def unique(found: Iterable[tuple[str, np.ndarray]]) -> Starts:
   for origin, c in found:
     points.setdefault(c.tobytes(), (origin, c))
   return tuple(points.values())
+
+
+def fused(
+  layout: Layout,
+  core: Restacking,
+  experts: Sequence[str],
+  fields: Mapping[str, Field],
+) -> Starts:
+  """Every expert and their average; then with a block that is run again."""
+  make = maker(layout, core, scale=1.0)
+  plain = {name: min(max(1.0, f.low), f.high) for name, f in fields.items()}
+  weights = [name for name in fields if name.startswith('weight/')]
+  points = {
+    f'expert:{e}': {w: float(w == f'weight/{e}') for w in weights}
+    for e in experts
+  } | {'uniform': dict.fromkeys(weights, 1 / len(experts))}
+  exact = nearest(layout) == layout.depth
+  found = []
+  for origin, values in points.items():
+    wanted = plain | values
+    kept = all(fields[w].low <= v <= fields[w].high for w, v in values.items())
+    if not kept:
+      continue
+    if not exact or any(v != 1 for n, v in plain.items() if n not in weights):
+      origin = origin.replace('expert:', 'nearly:')
+    found.append((origin, make(**wanted)))
+    again = block(layout)
+    if again is not None:
+      name = origin.rpartition(':')[2]
+      found.append((f'repeat:{name}', make(**wanted, **again)))
+  return unique(found)
 
 
 def higher_first(depth: int) -> list[int]:
