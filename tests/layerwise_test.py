@@ -17,7 +17,9 @@ from automerge_jax.merging import mixed, registry, resident, resolve, streaming
 from automerge_jax.merging.layers import layer_of
 from automerge_jax.models import base as models_lib
 from automerge_jax.models import bert
-from automerge_jax.spaces import cells, layerwise, typed_designs, typed_layout
+from automerge_jax.spaces import cells, layerwise
+from automerge_jax.spaces.typed import designs as typed_designs
+from automerge_jax.spaces.typed import layout as typed_layout
 from tests import tiny_encoder
 
 L, K = 3, 3

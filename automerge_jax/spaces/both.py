@@ -16,18 +16,15 @@ from automerge_jax.merging import layers
 from automerge_jax.models import base as models
 from automerge_jax.models import program as programs_lib
 from automerge_jax.recipe import Recipe, Slice, Source
-from automerge_jax.spaces import (
-  fusion,
-  grid,
-  program_designs,
-  program_layout,
-  restacking,
-  stacking,
-)
+from automerge_jax.spaces import fusion, grid
 from automerge_jax.spaces.cells import Cells
-from automerge_jax.spaces.dimensions import Field
-from automerge_jax.spaces.program_layout import Layout
-from automerge_jax.spaces.restacking import Values
+from automerge_jax.spaces.stacks import designs as program_designs
+from automerge_jax.spaces.stacks import layout as program_layout
+from automerge_jax.spaces.stacks import plans as stacking
+from automerge_jax.spaces.stacks import restacking
+from automerge_jax.spaces.stacks.dimensions import Field
+from automerge_jax.spaces.stacks.layout import Layout
+from automerge_jax.spaces.stacks.restacking import Values
 from automerge_jax.types import (
   Array,
   Family,

@@ -15,16 +15,14 @@ from absl import logging
 
 from automerge_jax.merging import mixed
 from automerge_jax.recipe import Recipe
-from automerge_jax.spaces import (
-  grid,
-  typed_coding,
-  typed_designs,
-  typed_layout,
-  typed_recipe,
-)
+from automerge_jax.spaces import grid
 from automerge_jax.spaces.cells import Cells
-from automerge_jax.spaces.typed_layout import Block, Layout
-from automerge_jax.spaces.typed_parameters import PAIR, PICK
+from automerge_jax.spaces.typed import coding as typed_coding
+from automerge_jax.spaces.typed import designs as typed_designs
+from automerge_jax.spaces.typed import layout as typed_layout
+from automerge_jax.spaces.typed import recipe as typed_recipe
+from automerge_jax.spaces.typed.layout import Block, Layout
+from automerge_jax.spaces.typed.parameters import PAIR, PICK
 from automerge_jax.types import Array, MergeMethod, MergePlan, SearchSpace
 
 

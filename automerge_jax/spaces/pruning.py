@@ -15,18 +15,14 @@ import numpy as np
 
 from automerge_jax.models import program as programs_lib
 from automerge_jax.recipe import Recipe, Slice, Source
-from automerge_jax.spaces import (
-  dimensions,
-  grid,
-  program_designs,
-  program_layout,
-  programs,
-  restacking,
-  stacking,
-)
-from automerge_jax.spaces.dimensions import Field
-from automerge_jax.spaces.program_layout import Layout
-from automerge_jax.spaces.restacking import Restacking, Values
+from automerge_jax.spaces import grid
+from automerge_jax.spaces.stacks import designs as program_designs
+from automerge_jax.spaces.stacks import dimensions, programs, restacking
+from automerge_jax.spaces.stacks import layout as program_layout
+from automerge_jax.spaces.stacks import plans as stacking
+from automerge_jax.spaces.stacks.dimensions import Field
+from automerge_jax.spaces.stacks.layout import Layout
+from automerge_jax.spaces.stacks.restacking import Restacking, Values
 from automerge_jax.types import (
   Array,
   Family,

@@ -28,8 +28,10 @@ import numpy as np
 from automerge_jax.merging import mixed, registry
 from automerge_jax.recipe import Recipe
 from automerge_jax.spaces import cells as divisions
-from automerge_jax.spaces import grid, typed_layout, typed_recipe
+from automerge_jax.spaces import grid
 from automerge_jax.spaces.cells import Cells
+from automerge_jax.spaces.typed import layout as typed_layout
+from automerge_jax.spaces.typed import recipe as typed_recipe
 from automerge_jax.types import Array, Family, MergePlan, SearchSpace
 
 METHODS = ('linear', 'task_arithmetic', 'ties', 'slerp')

@@ -16,14 +16,10 @@ import numpy as np
 
 from automerge_jax.models import program as programs_lib
 from automerge_jax.recipe import Recipe
-from automerge_jax.spaces import (
-  block_orders,
-  dimensions,
-  grid,
-  programs,
-  stacking,
-)
-from automerge_jax.spaces.dimensions import Field
+from automerge_jax.spaces import grid
+from automerge_jax.spaces.stacks import block_orders, dimensions, programs
+from automerge_jax.spaces.stacks import plans as stacking
+from automerge_jax.spaces.stacks.dimensions import Field
 from automerge_jax.types import (
   Array,
   Family,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from automerge_jax.spaces.dimensions import CATEGORY, WHOLE, Field
+from automerge_jax.spaces.stacks.dimensions import CATEGORY, WHOLE, Field
 
 YES = 0  # options are (yes, no): the middle of the cube changes nothing
 

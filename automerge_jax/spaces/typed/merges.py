@@ -7,8 +7,8 @@ import numpy as np
 from automerge_jax.merging import resolve
 from automerge_jax.merging.resolve import Output
 from automerge_jax.recipe import Recipe
-from automerge_jax.spaces.typed_layout import Layout
-from automerge_jax.spaces.typed_parameters import PAIR, PICK
+from automerge_jax.spaces.typed.layout import Layout
+from automerge_jax.spaces.typed.parameters import PAIR, PICK
 
 _STEP = 1.1e-3  # what the grid may take off a number, densities most
 

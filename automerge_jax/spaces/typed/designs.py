@@ -7,10 +7,10 @@ import numpy as np
 from automerge_jax.merging import resolve
 from automerge_jax.merging.layers import layer_of
 from automerge_jax.recipe import Recipe, Slice, Source
-from automerge_jax.spaces import typed_coding
-from automerge_jax.spaces.typed_layout import Layout
-from automerge_jax.spaces.typed_merges import Merge, differ, merges
-from automerge_jax.spaces.typed_parameters import PAIR, PICK
+from automerge_jax.spaces.typed import coding as typed_coding
+from automerge_jax.spaces.typed.layout import Layout
+from automerge_jax.spaces.typed.merges import Merge, differ, merges
+from automerge_jax.spaces.typed.parameters import PAIR, PICK
 from automerge_jax.types import SearchSpace
 
 Start = tuple[str, np.ndarray]

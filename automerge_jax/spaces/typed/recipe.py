@@ -9,8 +9,8 @@ from automerge_jax.merging import mixed
 from automerge_jax.recipe import Recipe, Slice, Source
 from automerge_jax.spaces import cells as divisions
 from automerge_jax.spaces import grid
-from automerge_jax.spaces.typed_layout import Layout
-from automerge_jax.spaces.typed_parameters import PAIR, PICK
+from automerge_jax.spaces.typed.layout import Layout
+from automerge_jax.spaces.typed.parameters import PAIR, PICK
 
 
 class _Merge(NamedTuple):

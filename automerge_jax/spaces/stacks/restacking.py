@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from automerge_jax.spaces import dimensions, program_layout, programs
-from automerge_jax.spaces.dimensions import Field, Genes
-from automerge_jax.spaces.program_layout import Layout
+from automerge_jax.spaces.stacks import dimensions, programs
+from automerge_jax.spaces.stacks import layout as program_layout
+from automerge_jax.spaces.stacks.dimensions import Field, Genes
+from automerge_jax.spaces.stacks.layout import Layout
 from automerge_jax.types import Array, LayerProgram
 
 # Values by field: of slots [L, C], of other fields [genes].

@@ -14,9 +14,10 @@ import numpy as np
 
 from automerge_jax.merging import mixed
 from automerge_jax.spaces import cells as divisions
-from automerge_jax.spaces import typed_columns, typed_parameters
 from automerge_jax.spaces.cells import Cells
-from automerge_jax.spaces.typed_parameters import PAIR, PICK
+from automerge_jax.spaces.typed import columns as typed_columns
+from automerge_jax.spaces.typed import parameters as typed_parameters
+from automerge_jax.spaces.typed.parameters import PAIR, PICK
 from automerge_jax.types import MergeMethod
 
 _NORMALISES = ('normalize', 'normalize_weights')

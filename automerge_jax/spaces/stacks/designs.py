@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from automerge_jax.spaces import program_layout
-from automerge_jax.spaces.dimensions import Field
-from automerge_jax.spaces.program_layout import YES, Layout
-from automerge_jax.spaces.restacking import Restacking
+from automerge_jax.spaces.stacks import layout as program_layout
+from automerge_jax.spaces.stacks.dimensions import Field
+from automerge_jax.spaces.stacks.layout import YES, Layout
+from automerge_jax.spaces.stacks.restacking import Restacking
 
 Starts = tuple[tuple[str, np.ndarray], ...]
 

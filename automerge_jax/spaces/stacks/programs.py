@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from automerge_jax.spaces.program_layout import YES, Layout, flags
+from automerge_jax.spaces.stacks.layout import YES, Layout, flags
 from automerge_jax.types import Array
 
 

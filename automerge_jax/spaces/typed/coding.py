@@ -8,8 +8,8 @@ import numpy as np
 
 from automerge_jax.merging import mixed
 from automerge_jax.spaces import grid
-from automerge_jax.spaces.typed_layout import Block, Layout
-from automerge_jax.spaces.typed_parameters import PAIR
+from automerge_jax.spaces.typed.layout import Block, Layout
+from automerge_jax.spaces.typed.parameters import PAIR
 from automerge_jax.types import Array
 
 Vector = Callable[[Array], Array]
