@@ -204,8 +204,8 @@ def gp_bo(
       told,
       told.scores > -jnp.inf,
       jnp.full(num_dims, prior, jnp.float32),
-      jnp.asarray(-4.0),
-      jnp.asarray(_FIRST),
+      jnp.asarray(-4.0, jnp.float32),  # a weak type would be traced twice
+      jnp.asarray(_FIRST, jnp.float32),
       zero,
       zero,
     )

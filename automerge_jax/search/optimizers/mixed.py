@@ -48,7 +48,9 @@ def mixed(
   step adapts to its signal. No chance falls below a margin, so no option is
   lost. The search starts at the best row told, each of whose options has the
   chance `trust`, beside its share of the rest; without categories it is CMA-ES.
-  A float that does not count in a proposal drifts and says nothing. Build once
+  A float that does not count in a proposal drifts and says nothing; so an
+  option that is good only after its floats are tuned may be passed over, the
+  more the higher the trust. Build once
   and reuse: evosax hashes an algorithm by identity.
 
   Args:

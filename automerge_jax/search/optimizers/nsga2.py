@@ -32,8 +32,8 @@ def nsga2(
 
   Floats are crossed by SBX (a dimension with probability 1/2) and mutated
   polynomially, categories exchanged and drawn anew. On average a child mutates
-  in one of the dimensions that change its recipe. What was told before, or is
-  a child already, comes last: it is asked for only where nothing else is left.
+  in one of the dimensions that change its recipe. In place of what was
+  told before, or is a child already, comes another child, or a random point.
 
   Args:
     population: P, at least 2.
@@ -111,7 +111,9 @@ def nsga2(
     return jax.vmap(lambda row: (row[None] == other).all(-1))(one)
 
   def ask(key: Array, state: State):
-    first_key, second_key, cross_key, mutate_key = jax.random.split(key, 4)
+    first_key, second_key, cross_key, mutate_key, else_key = jax.random.split(
+      key, 5
+    )
     told = state.told
     scores, rows = jax.lax.top_k(told.scores, min(population, len(told.x)))
     parents = told.x[rows]
@@ -121,6 +123,7 @@ def nsga2(
       parents[tournament(second_key, scores)],
     )
     x = mutate(mutate_key, x)
+    x = jnp.concatenate([x, of.random(else_key, len(x))])
     # What is equal on the grid, and in all that matters, is one recipe.
     grid = of(jax.vmap(lambda one: space.encode(space.quantise(one)))(x))
     known = same(grid, of(told.x)) & (told.scores > -jnp.inf)[None]
