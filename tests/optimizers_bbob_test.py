@@ -19,28 +19,31 @@ from automerge_jax.types import Told
 
 
 @functools.cache
-def by_chance(make, arguments, population, generations, noise=0.0):
+def runner(factory, make, arguments, population, generations):
+  """`keys, noise -> lowest losses`, compiled once for all noise."""
+  problem = make(*arguments)
+  optimizer = factory(population, problem.space)
+
+  def one(key, noise):
+    return tiny_spaces.search(
+      optimizer, problem, population, generations, key, noise
+    )[1].min()
+
+  return jax.jit(
+    lambda keys, noise: jax.lax.map(lambda key: one(key, noise), keys)
+  )
+
+
+def reached(factory, *case, seeds=3):
+  """Lowest losses of searches; a case ends with its noise, if it has any."""
+  noise = case[4] if len(case) > 4 else 0.0
+  keys = jax.random.split(jax.random.key(0), seeds)
+  return np.asarray(runner(factory, *case[:4])(keys, noise))
+
+
+def by_chance(*case):
   """Median of the lowest losses of random search."""
-  problem = make(*arguments)
-  optimizer = random_search(population, problem.space)
-  return np.median(
-    tiny_spaces.best_losses(
-      optimizer, problem, population, generations, 5, noise
-    )
-  )
-
-
-def reached(factory, make, arguments, population, generations, noise=0.0):
-  """Lowest losses of three searches."""
-  problem = make(*arguments)
-  return tiny_spaces.best_losses(
-    factory(population, problem.space),
-    problem,
-    population,
-    generations,
-    3,
-    noise,
-  )
+  return np.median(reached(random_search, *case, seeds=5))
 
 
 @pytest.mark.parametrize(
@@ -113,13 +116,13 @@ def test_mixed_finds_every_right_option_beside_floats():
 @pytest.mark.parametrize(
   ('make', 'arguments', 'noise', 'factor'),
   [
-    (tiny_spaces.floats, ('sphere', 10), 0.0, 4),
+    (tiny_spaces.floats, ('sphere', 10), 0.0, 3),
     (tiny_spaces.conditional, (3, 1, 3), 0.0, 2),
     (tiny_spaces.floats, ('sphere', 10), 3.0, 2),
   ],
 )
-def test_gp_bo_with_a_hundred_evaluations(make, arguments, noise, factor):
-  case = make, arguments, 8, 13, noise
+def test_gp_bo_with_ninety_evaluations(make, arguments, noise, factor):
+  case = make, arguments, 8, 11, noise
   lost = reached(gp_bo, *case)
   assert np.median(lost) * factor <= by_chance(*case), lost
 
@@ -226,9 +229,9 @@ def _true_front(name):
 @pytest.mark.parametrize(
   ('name', 'losses', 'num_dims', 'generations', 'part'),
   [
-    ('zdt1', zdt1, 10, 100, 0.95),
-    ('zdt3', zdt3, 10, 100, 0.88),
-    ('dtlz2', dtlz2, 8, 50, 0.8),
+    ('zdt1', zdt1, 6, 40, 0.93),
+    ('zdt3', zdt3, 6, 40, 0.85),
+    ('dtlz2', dtlz2, 6, 30, 0.85),
   ],
 )
 def test_nsga2_approaches_known_fronts(
@@ -237,20 +240,24 @@ def test_nsga2_approaches_known_fronts(
   space = tiny_spaces.typed([0] * num_dims)
 
   def run(optimizer):
+    def one(key):
+      return objectives(optimizer, space, losses, 20, generations, key)
+
+    keys = jax.random.split(jax.random.key(1), 3)
     return np.asarray(
-      jax.jit(
-        lambda key: objectives(optimizer, space, losses, 20, generations, key)
-      )(jax.random.key(1)),
-      np.float64,
+      jax.jit(lambda keys: jax.lax.map(one, keys))(keys), np.float64
     )
 
   def volume(points):
     return moocore.hypervolume(points, ref=np.full(points.shape[1], 1.2))
 
-  found, chance = run(nsga2(20, space)), run(random_search(20, space))
+  found = np.median([volume(points) for points in run(nsga2(20, space))])
+  chance = np.median(
+    [volume(points) for points in run(random_search(20, space))]
+  )
   whole = volume(_true_front(name))
-  assert part * whole <= volume(found) <= 1.001 * whole
-  assert whole - volume(found) < (whole - volume(chance)) / 2
+  assert part * whole <= found <= 1.001 * whole
+  assert whole - found < 0.65 * (whole - chance)
 
 
 def test_nsga2_with_a_constant_objective_finds_the_best_of_the_other():
