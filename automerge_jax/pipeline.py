@@ -220,12 +220,12 @@ def _search(
       bar.set_postfix(best=f'{np.mean(top.accuracy):.3f}')
       bar.update()
 
-    def score_reference(subset):
+    def score_reference(rung, subset):
       judge = selection.judge(
         job.family,
         job.heads,
         subset,
-        f'reference{len(subset)}/{job.setting}',
+        f'reference/{rung}/{job.setting}',
         ledger,
         job.folders,
         dtype=settings.dtype,
@@ -281,6 +281,11 @@ def _export(job: Job, made: choice.Choice, workdir: pathlib.Path) -> None:
   `experiments.merge` makes them.
   """
   merged = made.recipes['merged']
+  heads = experts.head_files(job.folders.values())
+  if made.front:
+    for name, file in heads.items():
+      (workdir / FRONT / name).parent.mkdir(parents=True, exist_ok=True)
+      shutil.copyfile(file, workdir / FRONT / name)
   for row in made.front:
     file = workdir / FRONT / f'{row["name"].partition(":")[2]}.yaml'
     file.parent.mkdir(exist_ok=True)
@@ -295,7 +300,6 @@ def _export(job: Job, made: choice.Choice, workdir: pathlib.Path) -> None:
   out = workdir / EXPORTED
   if not (out / export.RECIPE).is_file():
     shutil.rmtree(out, ignore_errors=True)
-    heads = experts.head_files(job.folders.values())
     export.export(merged, job.folders, out, heads)
   tensors = safetensors.read(out)
   orbax.save(

@@ -49,6 +49,8 @@ def run(
 ) -> None:
   """Merges as a recipe file says, into a new folder.
 
+  Heads are those of the recipe's models, and those beside the recipe.
+
   Args:
     recipe_file: the recipe.
     out: the folder to make.
@@ -59,7 +61,8 @@ def run(
     FileNotFoundError: if the recipe or one of its models is missing.
     ValueError: if the recipe is wrong, or an input not the one it pins.
   """
-  recipe, folders = export.read(pathlib.Path(recipe_file))
+  path = pathlib.Path(recipe_file)
+  recipe, folders = export.read(path)
   for warning in recipe.warnings:
     print(f'warning: {warning}', file=sys.stderr)
   with tqdm.tqdm(unit='B', unit_scale=True, disable=None) as bar:
@@ -72,7 +75,7 @@ def run(
       recipe,
       folders,
       pathlib.Path(out),
-      experts.head_files(folders.values()),
+      experts.head_files([*folders.values(), path.parent]),
       started=lambda found: bar.reset(found.bytes_written),
       done=advance,
       **options,

@@ -132,12 +132,27 @@ def test_every_member_of_a_front_is_one_command_away(tiny, tmp_path):
       'published_depthwise',
       {'optimizer': 'cma_es', 'space_options': {'layers': 4}},
     ),
-    ('smooth', {'optimizer': 'mixed', 'gradient_steps': 4, 'minibatches': 2}),
+    (
+      'smooth',
+      {
+        'optimizer': 'mixed',
+        'space_options': {'choice': 'group', 'knots': 2},
+        'gradient_steps': 4,
+        'minibatches': 2,
+      },
+    ),
   ],
 )
 def test_other_kinds_run(tiny, tmp_path, kind, changes):
   result = _run(tiny, tmp_path / 'run', kind, **changes)
-  again = _run(tiny, tmp_path / 'run', kind, **changes)
+  assert result['search']['failures'] == 0
+  assert result['models']['merged']['heldout']['mean']['accuracy'] > 0
+  assert result['search']['candidates'] >= BRIEF['candidates'] - 6
+
+
+def test_a_finished_search_is_read_back(tiny, tmp_path):
+  result = _run(tiny, tmp_path / 'run', 'depthwise', optimizer='mixed')
+  again = _run(tiny, tmp_path / 'run', 'depthwise', optimizer='mixed')
   ours = {k: v for k, v in result.items() if k != 'environment'}
   assert ours == {k: v for k, v in again.items() if k != 'environment'}
-  assert result['search']['failures'] == 0
+  assert len(result['coefficients']['program']['layers']) <= 3

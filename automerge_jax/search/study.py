@@ -56,7 +56,7 @@ def run(
   folders: Mapping[str, pathlib.Path],
   *,
   check_start: Callable[[list[Candidate], list[Scores], ItemSet], None],
-  score_reference: Callable[[ItemSet], Scores],
+  score_reference: Callable[[int, ItemSet], Scores],
   checkpoint: Callable[[int, Any], None] = lambda generation, state: None,
   progress: Callable[[int, Sequence[Scored]], None] = lambda g, scored: None,
 ) -> Outcome:
@@ -73,14 +73,18 @@ def run(
     folders: of the models, for tasks that other programs score.
     check_start: called with the start points and their scores on the first
       rung; raises when they are not what they should be.
-    score_reference: scores of the model that constraints are relative to.
+    score_reference: `(rung, items) -> Scores` of the model that constraints are
+      relative to.
     checkpoint: called with the optimizer's state after each generation.
     progress: called after each generation with its candidates.
   """
   begin = time.perf_counter()
   scorer = RungScorer(study, seed, stack, heads, gate, items, ledger, folders)
   if study.objectives.constrained:
-    scorer.reference = [score_reference(subset) for subset in scorer.subsets]
+    scorer.reference = [
+      score_reference(rung, subset)
+      for rung, subset in enumerate(scorer.subsets)
+    ]
   init_key, loop_key = jax.random.split(jax.random.key(seed))
   everything: list[Scored] = []
 

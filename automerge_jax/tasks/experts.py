@@ -181,17 +181,18 @@ def heads_of(folders: Iterable[str | pathlib.Path]) -> dict[str, Head]:
 def head_files(
   folders: Iterable[str | pathlib.Path],
 ) -> dict[str, pathlib.Path]:
-  """Files of the experts' heads by their names in a merge's folder.
+  """Files of heads by their names in a merge's folder, of the last that has it.
 
-  Folders without a head, such as the base's, have none to give.
+  Experts have one head, merges one a task; others, such as the base, none.
   """
   files = {}
   for folder in map(pathlib.Path, folders):
-    if (folder / TASK).is_file():
-      name = read_head(folder).task.name
-      files |= {
-        f'{HEADS}/{name}/{file}': folder / file for file in (HEAD, TASK)
-      }
+    for place in (folder, *sorted((folder / HEADS).glob('*'))):
+      if (place / TASK).is_file():
+        name = read_head(place).task.name
+        files |= {
+          f'{HEADS}/{name}/{file}': place / file for file in (HEAD, TASK)
+        }
   return files
 
 
