@@ -24,10 +24,14 @@ def _search(space: str, method: str = 'task_arithmetic', **options):
   config.optimizer = 'mixed'
   config.std = 0.1
   config.population = 16
-  config.candidates = 240
-  config.rungs = (50, 400)
+  config.candidates = 160
+  config.rungs = (50, 300)
   config.promote = (4,)
-  config.gradient_steps = 0
+  config.gradient_steps = 24
+  config.minibatches = 8
+  config.ties_scales = (0.8, 1.2)
+  config.ties_densities = (0.2, 0.5)
+  config.select = 400
   return config
 
 
@@ -48,9 +52,11 @@ def smooth() -> ml_collections.ConfigDict:
 
 def depthwise() -> ml_collections.ConfigDict:
   """Depth-wise integration: which layers, in which order, how often."""
-  return _search(
+  config = _search(
     'depthwise', '', min_layers=5, max_layers=9, copies=2, repeats=1
   )
+  config.gradient_steps = 0  # little of it is a number
+  return config
 
 
 def pruning() -> ml_collections.ConfigDict:

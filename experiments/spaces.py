@@ -42,9 +42,12 @@ def run(
   for name in names:
     config = spaces.get_config(name)
     config.experts, config.seed = str(workdir / 'experts'), seed
-    for settings, folder in choices.stages(
-      config, workdir / 'spaces' / f'{name}{seed}'
-    ):
+    place = workdir / 'spaces' / f'{name}{seed}'
+    first = place / choices.FUSION
+    if 'then' in config and 'layerwise' in runs and not first.exists():
+      place.mkdir(parents=True, exist_ok=True)
+      first.symlink_to(pathlib.Path('..') / f'layerwise{seed}')
+    for settings, folder in choices.stages(config, place):
       runs[name] = suites.finished(folder) or pipeline.run(
         settings, folder, command, known
       )
