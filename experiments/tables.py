@@ -21,6 +21,18 @@ _ROWS = {
   'base': 'base',
   'experts': 'the experts, each on its own task',
 }
+_KINDS = {
+  'layerwise': 'layer-wise (LFS), a method for each group of layers',
+  'layerwise_depthwise': 'LFS, then depth-wise (DIS)',
+  'depthwise': 'depth-wise (DIS)',
+  'front': 'a front of all four tasks: its knee',
+  'pruning': 'pruned to four of six layers',
+  'task_arithmetic': 'task arithmetic, tuned',
+  'ties': 'TIES, tuned',
+  'uniform': 'uniform average',
+  'base': 'base',
+  'experts': 'the experts, each on its own task',
+}
 _MERGES = {
   'linear': 'linear',
   'ties': 'ties, density 0.3',
@@ -132,6 +144,36 @@ _SUITES = {
 }
 
 
+def spaces(results: dict) -> str:
+  """What every kind of search reaches on the encoder suite."""
+  figures, intervals = results['figures'], results['intervals']
+  lines = [
+    '| search | held-out accuracy, mean of four tasks (95%) | candidates | '
+    'minutes |',
+    '|---|---|---|---|',
+  ]
+  for name, label in _KINDS.items():
+    low, high = intervals[f'{name}_heldout_mean']
+    cost = ' | '
+    if f'{name}_candidates' in figures:
+      minutes = figures[f'{name}_search_s'] / 60
+      cost = f'{figures[f"{name}_candidates"]} | {minutes:.0f}'
+    lines.append(
+      f'| {label} | {figures[f"{name}_heldout_mean"]:.3f} '
+      f'({low:.3f} to {high:.3f}) | {cost} |'
+    )
+  gain = figures['front_volume_gain']
+  low, high = intervals['front_volume_gain']
+  lines += [
+    '',
+    f'One seed, {figures["heldout_items"]} held-out items. The front has '
+    f'{figures["front_members"]} members, which dominate {gain:+.3f} '
+    f'({low:+.3f} to {high:+.3f}) more of the box of all values than experts '
+    'and hand-made merges do together.',
+  ]
+  return '\n'.join(lines)
+
+
 def suites(every: dict[str, dict]) -> str:
   """Held-out means of the other suites, a row each."""
   names = [name for name in _ROWS if name != 'modelwise']
@@ -157,6 +199,7 @@ TABLES = {
   'merge_speed': (merge_speed, 'merge_speed'),
   'eval_speed': (eval_speed, 'eval_speed'),
   'suites': (suites, *_SUITES),
+  'spaces': (spaces, 'spaces'),
 }
 
 

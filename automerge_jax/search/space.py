@@ -74,6 +74,11 @@ def build(
     ValueError: for an option that the space does not have.
   """
   options = dict(settings.space_options)
+  if settings.designs and settings.space != 'layerwise':
+    raise ValueError(
+      f'designs {settings.designs} are recipes to start from; only the space '
+      f"'layerwise' takes them, not {settings.space!r}"
+    )
   if settings.space == 'evolve':
     evolution = _evolution(settings)
     wanted = evolve.experts(evolution)

@@ -108,17 +108,23 @@ def run(
     best = _best(everything)
     generation(g, lambda c=best: _climb(study, scorer, stack, heads, items, c))
 
-  quantise = jax.jit(jax.vmap(study.space.quantise))
-  encode = jax.jit(jax.vmap(study.space.encode))
+  space = study.space
+  quantise = jax.jit(jax.vmap(space.quantise))
+  encode = jax.jit(jax.vmap(space.encode))
 
   def told() -> Told:
-    c = np.asarray([row.candidate.coefficients for row in everything])
-    x = np.full((study.rows, c.shape[1]), 0.5, np.float32)
-    x[: len(c)] = encode(jnp.asarray(c))
+    count = len(everything)
+    c = np.zeros((study.rows, len(space.names)), np.float32)
+    c[:count] = [row.candidate.coefficients for row in everything]
+    filled = jnp.arange(study.rows) < count
     scores = np.full(study.rows, -np.inf, np.float32)
-    scores[: len(c)] = order(everything)
-    fresh = np.arange(len(c) - study.population, len(c), dtype=np.int32)
-    return jax.tree.map(jnp.asarray, Told(x, scores, np.maximum(fresh, 0)))
+    scores[:count] = order(everything)
+    fresh = np.arange(count - study.population, count, dtype=np.int32)
+    return Told(
+      jnp.where(filled[:, None], encode(jnp.asarray(c)), 0.5),
+      jnp.asarray(scores),
+      jnp.asarray(np.maximum(fresh, 0)),
+    )
 
   state = study.optimizer.init(init_key, told())
   for g in range(study.start_generations + study.climbs, study.generations):
