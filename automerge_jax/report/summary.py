@@ -50,9 +50,8 @@ members and of the other models are held-out ones; its `volume` is of a box, see
 `report/goals.py`, and `others` are the parents, the base and the baselines. A
 constraint is kept where the merge falls no further than `most` below the
 reference, by the difference, and surely so where the whole interval says the
-same. Everything but
-`environment` is the same for the same scores. `best`, `mean` and `incumbent`
-are null in generations without such a score.
+same. Everything but `environment` is the same for the same scores. `best`,
+`mean` and `incumbent` are null in generations without such a score.
 """
 
 import math
