@@ -1,30 +1,25 @@
 """The main job: load, search, choose, export, score held out, report."""
 
 import contextlib
-import dataclasses
-import json
 import pathlib
-import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import tqdm
 
-from automerge_jax import choice
-from automerge_jax import recipe as recipes
-from automerge_jax.io import orbax, safetensors
-from automerge_jax.merging import export, resident
+from automerge_jax import choice, delivery
+from automerge_jax.io import orbax
+from automerge_jax.merging import resident
 from automerge_jax.models import base as models
-from automerge_jax.report import model_card, page, summary
+from automerge_jax.report import summary
 from automerge_jax.search import (
   baselines,
   environment,
   history,
   plan,
-  restacked,
   sanity,
   selection,
   shared,
@@ -44,12 +39,9 @@ from automerge_jax.search.optimizers import (
   random_search,
 )
 from automerge_jax.search.settings import Settings
-from automerge_jax.tasks import experts, splits
+from automerge_jax.tasks import splits
 from automerge_jax.types import Optimizer, SearchSpace
 
-EXPORTED = 'merged_hf'
-ORBAX = 'merged'
-FRONT = 'front'
 _WITH_STD = ('cma_es', 'cma_es_large', 'mixed')
 
 
@@ -88,13 +80,13 @@ def run(
       made = choice.choose(settings, job, space, ledger, outcome, others)
     chosen = made.recipes
     with _timed(phases, 'export'):
-      _export(job, made, workdir)
+      delivery.export_merge(job, made, workdir)
     with _timed(phases, 'heldout'):
       tasks, scores = choice.score(
         settings,
         job,
         ledger,
-        workdir / EXPORTED,
+        workdir / delivery.EXPORTED,
         space,
         chosen,
         others,
@@ -142,12 +134,12 @@ def run(
     },
   )
   points = history.points(outcome.scored, list(job.metrics), settings.rungs)
-  _report(workdir, result, points, job.family.logits is not None)
+  delivery.write_report(workdir, result, points, job.family.logits is not None)
   return result
 
 
 def _optimizer(settings: Settings, space: SearchSpace) -> Optimizer:
-  make = {
+  make: Callable[..., Optimizer] = {
     'mixed': mixed.mixed,
     'cma_es': cma_es.cma_es,
     'cma_es_large': cma_es_large.cma_es_large,
@@ -272,65 +264,6 @@ def _gate(settings: Settings, job: Job) -> sanity.Gate:
     for name in job.folders
   ]
   return sanity.Gate(inputs, sanity.limits(found))
-
-
-def _export(job: Job, made: choice.Choice, workdir: pathlib.Path) -> None:
-  """Writes the merged model twice: as a Hugging Face folder and by Orbax.
-
-  The members of a front are written as recipes, from which
-  `experiments.merge` makes them.
-  """
-  merged = made.recipes['merged']
-  heads = experts.head_files(job.folders.values())
-  if made.front:
-    for name, file in heads.items():
-      (workdir / FRONT / name).parent.mkdir(parents=True, exist_ok=True)
-      shutil.copyfile(file, workdir / FRONT / name)
-  for row in made.front:
-    file = workdir / FRONT / f'{row["name"].partition(":")[2]}.yaml'
-    file.parent.mkdir(exist_ok=True)
-    recipe = made.recipes[row['name']]
-    names = {
-      model: export.relative(job.folders[model], file.parent)
-      for model in recipe.models
-    }
-    pinned = {model: job.fingerprints[model] for model in recipe.models}
-    recipe = dataclasses.replace(recipe, inputs=pinned)
-    _write(file, recipes.to_yaml(export.rename(recipe, names), []))
-  out = workdir / EXPORTED
-  if not (out / export.RECIPE).is_file():
-    shutil.rmtree(out, ignore_errors=True)
-    export.export(merged, job.folders, out, heads)
-  tensors = safetensors.read(out)
-  orbax.save(
-    workdir / ORBAX,
-    models.pack(restacked.keys(job.family, restacked.depth(tensors)), tensors),
-    {'recipe': (out / export.RECIPE).read_text()},
-  )
-
-
-def _report(
-  workdir: pathlib.Path, result: dict, points: list[dict], vocabulary: bool
-) -> None:
-  out = workdir / EXPORTED
-  text = (out / export.RECIPE).read_text()
-  _write(workdir / 'summary.json', json.dumps(result, indent=2) + '\n')
-  _write(workdir / 'report.html', page.render(result, points))
-  files = {
-    str(path.relative_to(out)): f'{path.stat().st_size:,} bytes'
-    for path in sorted(out.rglob('*'))
-    if path.is_file() and path.name != 'README.md'
-  }
-  _write(
-    out / 'README.md',
-    model_card.render(result, text, files, vocabulary=vocabulary),
-  )
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-  partial = path.with_name(path.name + '.partial')
-  partial.write_text(text)
-  partial.replace(path)
 
 
 def _identity(settings: Settings, job: Job) -> dict[str, Any]:

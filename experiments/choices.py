@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from automerge_jax import pipeline
+from automerge_jax import delivery
 from automerge_jax.search.settings import Settings
 from automerge_jax.tasks import experts
 
@@ -24,7 +24,7 @@ def stages(
   if 'then' not in config:
     return [(first, workdir)]
   below = workdir / FUSION
-  experts = {**first.experts, FUSION: below / pipeline.EXPORTED}
+  experts = {**first.experts, FUSION: below / delivery.EXPORTED}
   second = dataclasses.replace(
     settings(config, 'then'), experts=experts, derived=(FUSION,)
   )

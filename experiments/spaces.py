@@ -12,6 +12,7 @@ merges score on held-out items. Finished searches are read back.
 import json
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -68,8 +69,8 @@ def figures(runs: dict, scores: dict, seed: int) -> dict:
   models = {name: found['merged'] for name, found in scores.items()}
   models |= {name: scores[first][name] for name in BASELINES}
   models['experts'] = own
-  values: dict[str, float] = {}
-  intervals: dict[str, list[float]] = {}
+  values: dict[str, Any] = {}
+  intervals: dict[str, Any] = {}
 
   def put(name: str, estimate: statistics.Estimate) -> None:
     values[name] = estimate.value

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from automerge_jax import pipeline
+from automerge_jax import delivery, pipeline
 from automerge_jax.io import lora, safetensors
 from automerge_jax.merging import export, resident, streaming
 from automerge_jax.models import base as models
@@ -207,11 +207,11 @@ def test_a_whole_search(case, folder, tmp_path):
   # The score of the chosen candidate is that of the exported tensors.
   chosen = summary['models']['merged']['recipe_hash']
   scored = [row.coefficients for row in rows if row.recipe == chosen]
-  wanted = safetensors.read(tmp_path / pipeline.EXPORTED)
+  wanted = safetensors.read(tmp_path / delivery.EXPORTED)
   for c in scored[:1]:
     for name, value in _compare(settings, job, found, c).items():
       np.testing.assert_array_equal(wanted[name], value)
-  recipe, folders = export.read(tmp_path / pipeline.EXPORTED / export.RECIPE)
+  recipe, folders = export.read(tmp_path / delivery.EXPORTED / export.RECIPE)
   assert recipe.merge_method == case
   for name, value in streaming.merge(recipe, folders).items():
     np.testing.assert_array_equal(wanted[name], value)

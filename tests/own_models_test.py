@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from automerge_jax import pipeline
+from automerge_jax import delivery, pipeline
 from automerge_jax.io import safetensors
 from automerge_jax.search import job as jobs
 from automerge_jax.search.ledger import Ledger
@@ -75,7 +75,7 @@ def test_every_task_is_scored_by_its_metric(ran):
 def test_an_external_score_is_that_of_the_written_checkpoint(ran):
   """The made-up scorer reads a norm's size from the candidate's file."""
   settings, workdir, summary = ran
-  tensors = safetensors.read(workdir / pipeline.EXPORTED)
+  tensors = safetensors.read(workdir / delivery.EXPORTED)
   size = float(np.abs(tensors['model.norm.weight']).mean())
   job = jobs.load(settings)
   with Ledger(workdir / 'ledger.sqlite') as ledger:
@@ -99,7 +99,7 @@ def test_the_page_and_the_card_tell_metrics_and_shares(ran):
   _, workdir, _ = ran
   page = (workdir / 'report.html').read_text()
   assert 'inverse perplexity' in page and 'cut off' in page
-  card = (workdir / pipeline.EXPORTED / 'README.md').read_text()
+  card = (workdir / delivery.EXPORTED / 'README.md').read_text()
   assert 'AutoModelForCausalLM' in card and 'cut off' in card
 
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from automerge_jax import pipeline
+from automerge_jax import delivery, pipeline
 from automerge_jax.models import registry
 from automerge_jax.tasks import experts, finetune, suite, vision_sources
 from automerge_jax.tasks.sources import Source
@@ -72,13 +72,13 @@ def test_image_experts_are_searched_exported_and_reported(tmp_path):
   merged = result['models']['merged']['heldout']['tasks']
   for name in TASKS:
     again = evaluate.run(
-      tmp_path / 'run' / pipeline.EXPORTED, name, n=settings.heldout
+      tmp_path / 'run' / delivery.EXPORTED, name, n=settings.heldout
     )
     assert again['accuracy'] == pytest.approx(merged[name]['accuracy'])
     np.testing.assert_allclose(
       again['log_likelihood'], merged[name]['log_likelihood'], atol=1e-4
     )
-  exported = tmp_path / 'run' / pipeline.EXPORTED
+  exported = tmp_path / 'run' / delivery.EXPORTED
   assert registry.load(exported).family.name == 'dinov2'
   told = json.loads((exported / 'preprocessor_config.json').read_text())
   assert told == tiny_vision.PREPROCESSING

@@ -88,7 +88,7 @@ def outputs(
 
 # Stored names by model, by what they are called in the merged checkpoint; one
 # for each leaf of a slice.
-_Held = list[dict[str, Mapping[str, str]]]
+_Held = list[dict[str, dict[str, str]]]
 
 
 class _Builder:
@@ -143,7 +143,7 @@ class _Builder:
       # Of each leaf, where they are the same for every tensor.
       values: list[Mapping[str, Any] | None] = [None] * len(leaves)
       for at in range(count):
-        held = [
+        held: _Held = [
           {
             model: self.stored[model].stacks[stack].get(start + at, {})
             for model, (start, _) in own.items()

@@ -212,7 +212,7 @@ def _divide(
 
   used = {cell(name) for names in stored.values() for name in names}
   kinds = list(dict.fromkeys(c for c, _ in filters))
-  order = [(None, kind) for kind in kinds]
+  order: list[tuple[int | None, str]] = [(None, kind) for kind in kinds]
   order += [(group, kind) for group in range(len(spans)) for kind in kinds]
   names = tuple(name for name in order if name in used)
   index = {name: i for i, name in enumerate(names)}

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from automerge_jax import pipeline
+from automerge_jax import delivery, pipeline
 from automerge_jax.search import job as jobs
 from automerge_jax.search.ledger import Ledger
 from automerge_jax.tasks import answers, sealed
@@ -39,7 +39,7 @@ def _compare(ask_peer, settings, workdir):
   ]
   found = ask_peer(
     'oracle/language_scores_peer.py',
-    workdir / pipeline.EXPORTED,
+    workdir / delivery.EXPORTED,
     choices=np.asarray(json.dumps(asked)),
     prompts=np.asarray(json.dumps([i.text for i in items[write.name]])),
     new_tokens=np.asarray(write.max_new_tokens),

@@ -38,7 +38,7 @@ def columns(
       continue
     low = min(int(np.searchsorted(places, layer, 'right')) - 1, knots - 2)
     share = (layer - places[low]) / (places[low + 1] - places[low])
-    ends = [column(f'{places[low + i]:g}/{component}') for i in (0, 1)]
-    found.append((*ends, share))
+    start = column(f'{places[low]:g}/{component}')
+    found.append((start, column(f'{places[low + 1]:g}/{component}'), share))
   low, high, share = (np.asarray(part) for part in zip(*found, strict=True))
   return labels, low, high, share.astype(np.float32)

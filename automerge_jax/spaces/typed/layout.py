@@ -196,14 +196,14 @@ def layout(
       scale_free.append(m)
     for parameter in method.parameters:
       name = parameter.name
-      low, high = found.get(name, (None, None))
+      low, high = found.get(name, (0.0, 0.0))
       own = parameter.per_expert and not typed_parameters.is_shared(
         method, name, shared
       )
       idle = name == 'weight' and free and (not own or count == 1)
-      if low is not None and low < high and not idle:
+      if low < high and not idle:
         owners = tuple(experts) if own else everyone
-        add(m, name, owners, columns, 0, float(low), float(high))
+        add(m, name, owners, columns, 0, low, high)
       else:
         value = values[name]
         fixed[f'{method.name}/{name}'] = 1.0 if value is None else value
