@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import moocore
 import numpy as np
 import pytest
-import tiny_spaces
 
 from automerge_jax.search.optimizers.cma_es import cma_es
 from automerge_jax.search.optimizers.cma_es_large import cma_es_large
@@ -16,6 +15,7 @@ from automerge_jax.search.optimizers.mixed import mixed
 from automerge_jax.search.optimizers.nsga2 import nsga2
 from automerge_jax.search.optimizers.random_search import random_search
 from automerge_jax.types import Told
+from experiments.bench import problems
 
 
 @functools.cache
@@ -25,7 +25,7 @@ def runner(factory, make, arguments, population, generations):
   optimizer = factory(population, problem.space)
 
   def one(key, noise):
-    return tiny_spaces.search(
+    return problems.search(
       optimizer, problem, population, generations, key, noise
     )[1].min()
 
@@ -57,14 +57,14 @@ def by_chance(*case):
   ],
 )
 def test_cma_es_reaches_optima(name, generations, loss):
-  case = tiny_spaces.floats, (name, 8), 12, generations
+  case = problems.floats, (name, 8), 12, generations
   lost = reached(cma_es, *case)
   assert np.median(lost) <= loss, lost
   assert np.median(lost) * 100 <= by_chance(*case)
 
 
 def test_cma_es_leaves_most_of_rastrigins_hills_behind():
-  case = tiny_spaces.floats, ('rastrigin', 8), 24, 150
+  case = problems.floats, ('rastrigin', 8), 24, 150
   lost = reached(cma_es, *case)
   assert np.median(lost) <= 15 and np.median(lost) * 3 <= by_chance(*case)
 
@@ -73,7 +73,7 @@ def test_cma_es_leaves_most_of_rastrigins_hills_behind():
   ('name', 'factor'), [('sphere', 300), ('ellipsoid', 20), ('rosenbrock', 2000)]
 )
 def test_cma_es_large_in_two_hundred_dimensions(name, factor):
-  case = tiny_spaces.floats, (name, 200), 16, 300
+  case = problems.floats, (name, 200), 16, 300
   lost = reached(cma_es_large, *case)
   assert np.median(lost) * factor <= by_chance(*case), lost
 
@@ -81,12 +81,12 @@ def test_cma_es_large_in_two_hundred_dimensions(name, factor):
 @pytest.mark.parametrize(
   ('make', 'arguments', 'noise', 'loss', 'factor'),
   [
-    (tiny_spaces.floats, ('sphere', 20), 0.0, 15.0, 5),
-    (tiny_spaces.floats, ('ellipsoid', 10), 0.0, 1800.0, 3),
-    (tiny_spaces.shifted, (5, 4, 4), 0.0, 35.0, 3),
-    (tiny_spaces.shifted, (5, 4, 4), 5.0, 45.0, 2),
-    (tiny_spaces.conditional, (4, 2, 3), 0.0, 10.0, 1.7),
-    (tiny_spaces.conditional, (4, 2, 3), 3.0, 12.0, 1.5),
+    (problems.floats, ('sphere', 20), 0.0, 15.0, 5),
+    (problems.floats, ('ellipsoid', 10), 0.0, 1800.0, 3),
+    (problems.shifted, (5, 4, 4), 0.0, 35.0, 3),
+    (problems.shifted, (5, 4, 4), 5.0, 45.0, 2),
+    (problems.conditional, (4, 2, 3), 0.0, 10.0, 1.7),
+    (problems.conditional, (4, 2, 3), 3.0, 12.0, 1.5),
   ],
 )
 def test_mixed_with_three_hundred_evaluations(
@@ -105,20 +105,20 @@ def test_mixed_finds_every_right_option_beside_floats():
     wrong = (c[:6] != right).sum()
     return 2.0 * wrong + ((10 * (c[6:] - 0.3)) ** 2).sum()
 
-  problem = tiny_spaces.Problem(
-    tiny_spaces.typed([4] * 6 + [0] * 6), loss, np.append(right, [0.3] * 6)
+  problem = problems.Problem(
+    problems.typed([4] * 6 + [0] * 6), loss, np.append(right, [0.3] * 6)
   )
   optimizer = mixed(12, problem.space)
-  lost = tiny_spaces.best_losses(optimizer, problem, 12, 80, 5)
+  lost = problems.best_losses(optimizer, problem, 12, 80, 5)
   assert (lost < 0.01).all(), lost
 
 
 @pytest.mark.parametrize(
   ('make', 'arguments', 'noise', 'factor'),
   [
-    (tiny_spaces.floats, ('sphere', 10), 0.0, 3),
-    (tiny_spaces.conditional, (3, 1, 3), 0.0, 2),
-    (tiny_spaces.floats, ('sphere', 10), 3.0, 2),
+    (problems.floats, ('sphere', 10), 0.0, 3),
+    (problems.conditional, (3, 1, 3), 0.0, 2),
+    (problems.floats, ('sphere', 10), 3.0, 2),
   ],
 )
 def test_gp_bo_with_ninety_evaluations(make, arguments, noise, factor):
@@ -237,7 +237,7 @@ def _true_front(name):
 def test_nsga2_approaches_known_fronts(
   name, losses, num_dims, generations, part
 ):
-  space = tiny_spaces.typed([0] * num_dims)
+  space = problems.typed([0] * num_dims)
 
   def run(optimizer):
     def one(key):
@@ -261,7 +261,7 @@ def test_nsga2_approaches_known_fronts(
 
 
 def test_nsga2_with_a_constant_objective_finds_the_best_of_the_other():
-  space = tiny_spaces.typed([0] * 6)
+  space = problems.typed([0] * 6)
 
   def losses(c):
     return ((c - 0.3) ** 2).sum(), 0.0 * c[0]

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_spaces
 
 from automerge_jax.search.optimizers.cma_es import cma_es
 from automerge_jax.search.optimizers.cma_es_large import cma_es_large
@@ -15,9 +14,10 @@ from automerge_jax.search.optimizers.mixed import mixed
 from automerge_jax.search.optimizers.nsga2 import nsga2
 from automerge_jax.search.optimizers.random_search import random_search
 from automerge_jax.types import Told
+from experiments.bench import problems
 
 P, G = 6, 5
-PROBLEM = tiny_spaces.conditional(2, 1, 3)
+PROBLEM = problems.conditional(2, 1, 3)
 D = len(PROBLEM.space.names)
 FACTORIES = {
   'cma_es': cma_es,
@@ -42,7 +42,7 @@ def searched(name):
 
   def run(sign, key):
     problem = PROBLEM._replace(loss=lambda c: sign * PROBLEM.loss(c))
-    c, loss = tiny_spaces.search(optimizer, problem, P, G, key, spare=7)
+    c, loss = problems.search(optimizer, problem, P, G, key, spare=7)
     return c.reshape(-1, D), loss.ravel()
 
   return jax.jit(run)
@@ -122,15 +122,15 @@ def test_each_function_is_traced_once(name):
 def test_optima_on_edges_are_kept(name):
   """And searches go on: no step explodes, nothing leaves the box."""
   num_dims = 5
-  space = tiny_spaces.typed([0] * num_dims)
+  space = problems.typed([0] * num_dims)
   outside = jnp.asarray([1.3, -0.2, 0.4, 1.0, 0.0])
-  problem = tiny_spaces.Problem(
+  problem = problems.Problem(
     space, lambda c: jnp.sum((c - outside) ** 2), np.clip(outside, 0, 1)
   )
   generations = 8 if name == 'gp_bo' else 60
   optimizer = FACTORIES[name](8, space)
   run = jax.jit(
-    lambda key: tiny_spaces.search(optimizer, problem, 8, generations, key)
+    lambda key: problems.search(optimizer, problem, 8, generations, key)
   )
   c, loss = map(np.asarray, run(jax.random.key(1)))
   assert c.min() >= 0 and c.max() <= 1
@@ -145,7 +145,7 @@ def test_first_proposals_follow_the_prior_around_the_best_start():
   """Correlated dimensions move together, by `std`."""
   prior = np.eye(4)
   prior[0, 1] = prior[1, 0] = 0.95
-  space = tiny_spaces.typed([0] * 4, correlation=prior)
+  space = problems.typed([0] * 4, correlation=prior)
   x = jnp.full((20, 4), 0.5).at[3].set(jnp.asarray([0.5, 0.4, 0.6, 0.5]))
   scores = jnp.full(20, -jnp.inf).at[2].set(0.0).at[3].set(1.0)
   keys = jax.random.split(jax.random.key(1), 60)
@@ -159,7 +159,7 @@ def test_first_proposals_follow_the_prior_around_the_best_start():
 
 
 def test_mixed_trusts_the_best_start_and_loses_no_option():
-  space = tiny_spaces.typed([3, 0, 4])
+  space = problems.typed([3, 0, 4])
   told = Told(
     jnp.asarray([[0.5, 0.5, 0.125]] * 10),
     jnp.full(10, -jnp.inf).at[0].set(0.0),
@@ -185,26 +185,26 @@ def test_mixed_trusts_the_best_start_and_loses_no_option():
 
 
 def test_spaces_of_categories_alone_are_searched():
-  space = tiny_spaces.typed([4] * 6)
-  problem = tiny_spaces.Problem(
+  space = problems.typed([4] * 6)
+  problem = problems.Problem(
     space, lambda c: (c != jnp.arange(6) % 4).sum() * 1.0, np.arange(6) % 4
   )
   for name in ('mixed', 'nsga2'):
-    lost = tiny_spaces.best_losses(FACTORIES[name](8, space), problem, 8, 40)
+    lost = problems.best_losses(FACTORIES[name](8, space), problem, 8, 40)
     assert (lost == 0).all(), (name, lost)
 
 
 def test_nsga2_asks_for_nothing_twice():
   """Neither for the same recipe nor for one that differs where none looks."""
-  space = tiny_spaces.typed(
+  space = problems.typed(
     [2, 3, 4, 3],
     active=lambda c: jnp.concatenate([jnp.ones(3, bool), c[:1] > 0]),
   )
-  problem = tiny_spaces.Problem(
+  problem = problems.Problem(
     space, lambda c: c.sum() + 0.1 * c[1] * c[2], np.zeros(4)
   )
   run = jax.jit(
-    lambda key: tiny_spaces.search(nsga2(6, space), problem, 6, 6, key)[0]
+    lambda key: problems.search(nsga2(6, space), problem, 6, 6, key)[0]
   )
   c = np.array(run(jax.random.key(0)))
   c[..., 3] = np.where(c[..., 0] > 0, c[..., 3], 0)
@@ -232,7 +232,7 @@ def test_nsga2_mutates_what_counts():
 
 
 def test_bins_of_random_search_are_equally_frequent():
-  space = tiny_spaces.typed([3, 0, 5])
+  space = problems.typed([3, 0, 5])
   search = random_search(600, space)
   told = Told(jnp.zeros((1, 3)), jnp.zeros(1), jnp.zeros(600, int))
   x, _ = search.ask(jax.random.key(0), search.init(jax.random.key(0), told))

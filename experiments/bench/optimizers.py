@@ -12,7 +12,6 @@ import functools
 import json
 import pathlib
 import subprocess
-import sys
 import time
 
 import jax
@@ -29,11 +28,10 @@ from automerge_jax.search.optimizers.nsga2 import nsga2
 from automerge_jax.search.optimizers.random_search import random_search
 from automerge_jax.types import Told
 from experiments import startup
+from experiments.bench import problems
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _PEERS = _ROOT / '.venv-peers' / 'bin' / 'python'
-sys.path.append(str(_ROOT / 'tests'))
-import tiny_spaces  # noqa: E402
 
 _OUT = _ROOT / 'results' / 'optimizers.json'
 SEEDS = 5
@@ -47,13 +45,13 @@ OPTIMIZERS = {
   'random_search': random_search,
 }
 FLOATS = {
-  f'{name}_10': functools.partial(tiny_spaces.floats, name, 10)
+  f'{name}_10': functools.partial(problems.floats, name, 10)
   for name in ('sphere', 'ellipsoid', 'rosenbrock', 'rastrigin')
 }
 TYPED = {
-  'shifted_25': functools.partial(tiny_spaces.shifted, 5, 4, 4),
-  'conditional_28': functools.partial(tiny_spaces.conditional, 4, 2, 3),
-  'conditional_112': functools.partial(tiny_spaces.conditional, 16, 1, 6),
+  'shifted_25': functools.partial(problems.shifted, 5, 4, 4),
+  'conditional_28': functools.partial(problems.conditional, 4, 2, 3),
+  'conditional_112': functools.partial(problems.conditional, 16, 1, 6),
 }
 NOISY = {
   'shifted_25_noisy': TYPED['shifted_25'],
@@ -66,7 +64,7 @@ def losses(name: str, problem, noise: float) -> np.ndarray:
   optimizer = OPTIMIZERS[name](POPULATION, problem.space)
 
   def one(key):
-    _, lost = tiny_spaces.search(
+    _, lost = problems.search(
       optimizer, problem, POPULATION, GENERATIONS, key, noise
     )
     return jax.lax.cummin(lost.min(1))

@@ -7,13 +7,10 @@ Reads a list of `{"peer", "name", "num_dims", "population", "generations",
 """
 
 import json
-import pathlib
 import sys
 
+import functions  # beside this file
 import numpy as np
-
-sys.path.append(str(pathlib.Path(__file__).parents[2] / 'tests'))
-import tiny_functions
 
 
 def with_cma(function, starts, population, generations, seed):
@@ -64,7 +61,7 @@ def with_pymoo(function, starts, population, generations, seed):
 def main():
   answers = []
   for case in json.load(sys.stdin):
-    function = tiny_functions.make(case['name'], case['num_dims'])
+    function = functions.make(case['name'], case['num_dims'])
     draw = np.random.default_rng(case['seed'])
     starts = draw.uniform(size=(case['population'], case['num_dims']))
     peer = {'cma': with_cma, 'pymoo': with_pymoo}[case['peer']]

@@ -54,7 +54,7 @@ class Features:
     """Values of dimensions [D] as values of features [E]."""
     return scale[self._owner]
 
-  def options(self, key: Array, shape: tuple[int, int]) -> Array:
+  def options(self, key: Array, shape: tuple[int, ...]) -> Array:
     """Independent options of every dimension, as centres of bins; [N, D]."""
     index = jnp.floor(jax.random.uniform(key, shape) * self.width[None])
     return (index + 0.5) / self.width[None]

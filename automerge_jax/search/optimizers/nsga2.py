@@ -54,7 +54,7 @@ def nsga2(
     """Positions of winners among the first parents, [pairs]."""
     count = jnp.maximum((scores > -jnp.inf).sum(), 1)
     drawn = jax.random.randint(key, (2, pairs), 0, count)
-    return jnp.where(scores[drawn[0]] >= scores[drawn[1]], *drawn)
+    return jnp.where(scores[drawn[0]] >= scores[drawn[1]], drawn[0], drawn[1])
 
   def cross(key: Array, one: Array, other: Array) -> Array:
     """Both children of each pair, [2 pairs, D]."""

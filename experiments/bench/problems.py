@@ -6,9 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tiny_functions
 
 from automerge_jax.types import Array, Optimizer, SearchSpace, Told
+from experiments.bench import functions
 
 
 class Problem(NamedTuple):
@@ -54,7 +54,7 @@ def typed(choices, active=None, correlation=None, decimals=None) -> SearchSpace:
 
 def floats(name: str, num_dims: int, seed: int = 0) -> Problem:
   """A BBOB-like function on a box."""
-  function = tiny_functions.make(name, num_dims, seed)
+  function = functions.make(name, num_dims, seed)
   return Problem(
     typed(np.zeros(num_dims, int)), lambda c: function(c, jnp), function.target
   )
