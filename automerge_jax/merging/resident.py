@@ -4,7 +4,7 @@ Everything that depends on the checkpoints alone is on the device once; a merge
 is one pure function of (plan, stack), a map over leaves that never sees a disk.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -123,7 +123,8 @@ def merge(
   for path, base in bases.items():
     given = plan[path], stack.facts[path], base, stacks[path]
     if not path.startswith('layers/'):
-      merged[path] = method.merge(*given)
+      rule = _again(method.merge) if method.switch else method.merge
+      merged[path] = rule(*given)
       continue
     axes = {name: 0 if name in shared else 1 for name in plan[path]}
     if layer is None and not method.switch:
@@ -165,6 +166,7 @@ def _by_position(
     own = {name: of(fact, layer_axis[name]) for name, fact in facts.items()}
     return method.merge(coefficients, own, of(base, 0), of(stack, 1))
 
+  @_again
   def one(at: tuple[Array, dict[str, Array]]) -> Array:
     shape = jax.eval_shape(merged, *at)
     none = jnp.zeros(shape.shape, shape.dtype)
@@ -174,6 +176,11 @@ def _by_position(
     name: jnp.moveaxis(value, axes[name], 0) for name, value in plan.items()
   }
   return jax.lax.map(one, (layer, by_position))
+
+
+def _again(function: Callable[..., Array]) -> Callable[..., Array]:
+  """For gradients: computed again, for all branches' middle values are large."""
+  return jax.checkpoint(function, prevent_cse=False)
 
 
 def _pack_facts(
