@@ -179,7 +179,7 @@ def _by_position(
 
 
 def _again(function: Callable[..., Array]) -> Callable[..., Array]:
-  """For gradients: computed again, for all branches' middle values are large."""
+  """Computed again for gradients: middle values of all branches are large."""
   return jax.checkpoint(function, prevent_cse=False)
 
 
