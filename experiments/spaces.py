@@ -11,7 +11,7 @@ merges score on held-out items. Finished searches are read back.
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,7 @@ def figures(runs: dict, scores: dict, seed: int) -> dict:
       'total'
     ]
   if 'front' in runs:
-    put('front_volume_gain', _volume(runs['front'], values))
+    _put_front(runs['front']['front'], values, put)
   values |= published_variables() | {'heldout_items': len(task)}
   return {
     'environment': environment.describe(),
@@ -106,20 +106,24 @@ def figures(runs: dict, scores: dict, seed: int) -> dict:
   }
 
 
-def _volume(run: dict, values: dict[str, float]) -> statistics.Estimate:
-  """The front's gain in volume over all other models; see the report."""
-  front = run['front']
+def _put_front(
+  front: dict,
+  values: dict[str, Any],
+  put: Callable[[str, statistics.Estimate], None],
+) -> None:
+  """The members, and what their front gains in volume; see the report."""
+
+  def estimate(cell: dict, value: str = 'value') -> statistics.Estimate:
+    return statistics.Estimate(cell[value], cell['low'], cell['high'])
+
   values['front_members'] = len(front['members'])
-  volume = front['volume']
-  values['front_volume'] = volume['front']
-  values['others_volume'] = volume['others']
+  values['front_volume'] = front['volume']['front']
+  values['others_volume'] = front['volume']['others']
+  put('front_volume_gain', estimate(front['volume'], 'difference'))
   for row in front['members']:
-    name = row['name'].replace(':', '_')
     for task, cell in row['objectives'].items():
-      values[f'{name}_heldout_{task}'] = cell['value']
-  return statistics.Estimate(
-    volume['difference'], volume['low'], volume['high']
-  )
+      name = row['name'].replace(':', '_')
+      put(f'{name}_heldout_{task}', estimate(cell))
 
 
 def published_variables() -> dict[str, int]:
@@ -153,6 +157,7 @@ def main(argv: list[str]) -> None:
     'python -m experiments.spaces --workdir=runs/encoder_suite '
     f'--searches={",".join(names)} --seed={given.seed} '
     f'--out=results/{out.name}'
+    + (f' --plot=docs/{pathlib.Path(given.plot).name}' if given.plot else '')
   )
   results = run(pathlib.Path(given.workdir), names, given.seed, command)
   out.write_text(json.dumps(results, indent=2) + '\n')

@@ -55,17 +55,31 @@ def _front(axes, figures) -> None:
   x = np.arange(len(tasks))
 
   def line(prefix: str, **style) -> None:
-    y = [100 * figures[f'{prefix}_heldout_{task}'] for task in tasks]
+    y = [
+      100
+      * (
+        figures[f'{prefix}_heldout_{task}'] - figures[f'experts_heldout_{task}']
+      )
+      for task in tasks
+    ]
     axes.plot(x, y, marker='o', ms=4, **style)
 
   for member in range(int(figures.get('front_members', 0))):
     label = 'members of the front' if member == 0 else None
     line(f'front_{member}', color=_OURS, alpha=0.45, lw=1, label=label)
-  line('experts', color=_INK, lw=1.6, ls='--', label='experts, own task')
+  line('layerwise', color=_INK, lw=1.4, ls='--', label='layer-wise (LFS)')
   line('task_arithmetic', color=_OTHERS, lw=1.6, label='task arithmetic, tuned')
   axes.set_xticks(x, tasks)
-  axes.set_ylabel('held-out accuracy, %')
-  axes.legend(frameon=False, fontsize=9)
+  axes.axhline(0, color=_OTHERS, lw=0.8, ls=':')
+  axes.set_xlim(-0.2, len(tasks) - 0.8)
+  axes.set_ylabel("held-out accuracy, points above the task's expert")
+  axes.legend(
+    frameon=False,
+    fontsize=9,
+    ncols=3,
+    loc='lower left',
+    bbox_to_anchor=(-0.1, 1.0),
+  )
   _clean(axes)
 
 

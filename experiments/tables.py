@@ -23,7 +23,7 @@ _ROWS = {
 }
 _KINDS = {
   'layerwise': 'layer-wise (LFS), a method for each group of layers',
-  'layerwise_depthwise': 'LFS, then depth-wise (DIS)',
+  'layerwise_depthwise': 'LFS, then depth-wise (DIS); cost of the second',
   'depthwise': 'depth-wise (DIS)',
   'front': 'a front of all four tasks: its knee',
   'pruning': 'pruned to four of six layers',
@@ -167,9 +167,10 @@ def spaces(results: dict) -> str:
   lines += [
     '',
     f'One seed, {figures["heldout_items"]} held-out items. The front has '
-    f'{figures["front_members"]} members, which dominate {gain:+.3f} '
-    f'({low:+.3f} to {high:+.3f}) more of the box of all values than experts '
-    'and hand-made merges do together.',
+    f'{figures["front_members"]} members; of the box between the worst and the '
+    f'best values they dominate {figures["front_volume"]:.2f}, experts and '
+    f'hand-made merges together {figures["others_volume"]:.2f} (difference '
+    f'{gain:+.2f}, {low:+.2f} to {high:+.2f}).',
   ]
   return '\n'.join(lines)
 
