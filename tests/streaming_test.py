@@ -1,5 +1,6 @@
 """Merging by tensor: the same bits however it is cut up, run and stored."""
 
+import gc
 import json
 import os
 import pathlib
@@ -479,11 +480,17 @@ def test_memory_of_a_huge_tensor(tmp_path, method, dtype, monkeypatch):
   def run():
     streaming.run(found, opened, lambda *part: None, 2)
 
+  def traced() -> int:
+    gc.collect()
+    tracemalloc.start()
+    run()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
   run()  # compiles
-  tracemalloc.start()
-  run()
-  peak = tracemalloc.get_traced_memory()[1]
-  tracemalloc.stop()
+  # What else the process does, such as other threads, only adds.
+  peak = min(traced() for _ in range(3))
   reckoned = plan.working_set(found.steps[0])
   assert peak < 1.1 * reckoned + (1 << 20)
   if method == 'task_arithmetic':  # in chunks alone
