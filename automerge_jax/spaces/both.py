@@ -191,18 +191,8 @@ def space(
       semantics=method.semantics,
     )
 
-  return SearchSpace(
-    names=core.genes.names,
-    correlation=grid.correlation(core.genes.owners),
-    quantise=core.quantise,
-    encode=core.genes.encode,
-    decode=decode,
-    describe=describe,
-    choices=core.genes.choices,
-    active=core.active,
-    program=lambda c: core.stacked(c)[0],
-    starts=program_designs.fused(layout, core, experts, fields),
-  )
+  starts = program_designs.fused(layout, core, experts, fields)
+  return restacking.space(core, decode, describe, starts)
 
 
 def _fields(merged: SearchSpace) -> dict[str, Field]:

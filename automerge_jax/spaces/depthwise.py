@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from automerge_jax.models import program as programs_lib
 from automerge_jax.recipe import Recipe
-from automerge_jax.spaces import grid
 from automerge_jax.spaces.stacks import designs as program_designs
 from automerge_jax.spaces.stacks import dimensions, programs, restacking
 from automerge_jax.spaces.stacks import layout as program_layout
@@ -112,18 +111,8 @@ def space(
       stacking.runs(family, kinds, program, stacking.single(models)),
     )
 
-  return SearchSpace(
-    names=core.genes.names,
-    correlation=grid.correlation(core.genes.owners),
-    quantise=core.quantise,
-    encode=core.genes.encode,
-    decode=decode,
-    describe=describe,
-    choices=core.genes.choices,
-    active=core.active,
-    program=lambda c: core.stacked(c)[0],
-    starts=_starts(layout, core, models, len(experts)),
-  )
+  starts = _starts(layout, core, models, len(experts))
+  return restacking.space(core, decode, describe, starts)
 
 
 def _starts(

@@ -141,18 +141,8 @@ def space(
     slices = stacking.runs(family, kinds, program, part)
     return Recipe('task_arithmetic', slices, base_model=base_model)
 
-  return SearchSpace(
-    names=core.genes.names,
-    correlation=grid.correlation(core.genes.owners),
-    quantise=core.quantise,
-    encode=core.genes.encode,
-    decode=decode,
-    describe=describe,
-    choices=core.genes.choices,
-    active=core.active,
-    program=lambda c: core.stacked(c)[0],
-    starts=_starts(layout, core, experts, np.clip(start_scales, low, high)),
-  )
+  starts = _starts(layout, core, experts, np.clip(start_scales, low, high))
+  return restacking.space(core, decode, describe, starts)
 
 
 def _starts(

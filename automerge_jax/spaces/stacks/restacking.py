@@ -1,15 +1,17 @@
 """A space of layer programs whose layers carry genes of their own."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from automerge_jax.recipe import Recipe
+from automerge_jax.spaces import grid
 from automerge_jax.spaces.stacks import dimensions, programs
 from automerge_jax.spaces.stacks import layout as program_layout
 from automerge_jax.spaces.stacks.dimensions import Field, Genes
 from automerge_jax.spaces.stacks.layout import Layout
-from automerge_jax.types import Array, LayerProgram
+from automerge_jax.types import Array, LayerProgram, MergePlan, SearchSpace
 
 # Values by field: of slots [L, C], of other fields [genes].
 Values = dict[str, Array]
@@ -101,3 +103,24 @@ def make(
     return program, by_position
 
   return Restacking(genes, quantise, active, stacked)
+
+
+def space(
+  core: Restacking,
+  decode: Callable[[Array], MergePlan],
+  describe: Callable[[Any], Recipe],
+  starts: tuple[tuple[str, Any], ...],
+) -> SearchSpace:
+  """The space of what `make` joined."""
+  return SearchSpace(
+    names=core.genes.names,
+    correlation=grid.correlation(core.genes.owners),
+    quantise=core.quantise,
+    encode=core.genes.encode,
+    decode=decode,
+    describe=describe,
+    choices=core.genes.choices,
+    active=core.active,
+    program=lambda c: core.stacked(c)[0],
+    starts=starts,
+  )
