@@ -166,7 +166,8 @@ def spaces(results: dict) -> str:
   low, high = intervals['front_volume_gain']
   lines += [
     '',
-    f'One seed, {figures["heldout_items"]} held-out items. The front has '
+    f'One seed, {figures["heldout_items"]} held-out items; minutes beside '
+    'other work on 2 CPU cores, compilation included. The front has '
     f'{figures["front_members"]} members; of the box between the worst and the '
     f'best values they dominate {figures["front_volume"]:.2f}, experts and '
     f'hand-made merges together {figures["others_volume"]:.2f} (difference '
