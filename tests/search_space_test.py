@@ -59,6 +59,16 @@ def test_a_recipe_of_other_models_is_no_start(tiny, family):
     space.build(settings, family, list(fewer), BASE)
 
 
+def test_a_recipe_that_the_space_cannot_say_is_no_silent_loss(tiny, family):
+  paths = {name: name for name in tiny_suite.TASKS} | {BASE: '../base'}
+  file = _recipe(tiny, paths)
+  settings = tiny_suite.settings(
+    tiny, designs=(str(file),), method='linear,ties', space='layerwise'
+  )
+  with pytest.raises(ValueError, match='cannot start from file:mine'):
+    space.build(settings, family, tiny_suite.TASKS, BASE)
+
+
 def test_only_one_space_starts_from_files(tiny, family):
   settings = tiny_suite.settings(
     tiny, designs=('x.yaml',), space='pruning', space_options={'keep': 1}

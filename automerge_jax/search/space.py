@@ -107,6 +107,7 @@ def build(
       registry.get(name, settings.semantics) for name in settings.methods
     ]
     given['designs'] = designs(settings, experts, base)
+    given['wanted'] = from_files(settings, experts, base)
   else:
     given['family'] = family
   if settings.space == 'both':
@@ -153,14 +154,23 @@ def filters(
 def designs(
   settings: Settings, experts: Sequence[str], base: str
 ) -> list[tuple[str, Recipe]]:
-  """Recipes to start from: hand-made grids, and what files hold.
-
-  Models of a file are known by their names, or by their folders'.
-  """
+  """Recipes to start from: hand-made grids."""
   parents = [name for name in experts if name not in settings.derived]
   found = [('uniform', baselines.uniform(parents))]
   for name, grid in baselines.grids(parents, base, settings).items():
     found += [(f'{name}:{i}', recipe) for i, recipe in enumerate(grid)]
+  return found
+
+
+def from_files(
+  settings: Settings, experts: Sequence[str], base: str
+) -> list[tuple[str, Recipe]]:
+  """Recipes of files to start from.
+
+  Raises:
+    ValueError: if one merges other models than those of this search.
+  """
+  found = []
   places = {
     pathlib.Path(folder).resolve(): name
     for name, folder in {base: settings.base, **settings.experts}.items()

@@ -37,6 +37,7 @@ def space(
   choice: str = 'group',
   knots: int | None = None,
   designs: Sequence[tuple[str, Recipe]] = (),
+  wanted: Sequence[tuple[str, Recipe]] = (),
 ) -> SearchSpace:
   """The space of all recipes that choose among methods; merged by `mixed.of`.
 
@@ -64,11 +65,13 @@ def space(
       and is interpolated between them. None: one in each layer group.
     designs: (origin, recipe) pairs to start from. What the space cannot express
       is no start; why is logged. See `typed_designs.place`.
+    wanted: likewise, but it is an error if the space cannot say one.
 
   Raises:
-    ValueError: for methods that cannot be mixed, take another number of experts
-      or have other `semantics`; for names of parameters that no search can
-      move; for other choices or numbers of knots.
+    ValueError: for a wanted start that the space cannot say; for methods that
+      cannot be mixed, take another number of experts or have other
+      `semantics`; for names of parameters that no search can move; for other
+      choices or numbers of knots.
   """
   of = typed_layout.layout(
     methods,
@@ -81,7 +84,13 @@ def space(
     knots=knots,
   )
   made = from_layout(of)
-  starts, missed = typed_designs.starts(of, made, designs)
+  starts, missed = typed_designs.starts(of, made, [*wanted, *designs])
+  for origin, _ in wanted:
+    if origin in missed:
+      raise ValueError(
+        f'the search cannot start from {origin}: {missed[origin]}; widen the '
+        'space (methods, ranges, groups), or leave it out'
+      )
   for origin, reason in missed.items():
     logging.info('start %s is left out: %s', origin, reason)
   return made._replace(starts=starts)
