@@ -36,15 +36,29 @@ CREATE TABLE IF NOT EXISTS scores (
 
 
 class Candidate(NamedTuple):
-  """A proposal: where it came from, its recipe's hash, its coefficients [D]."""
+  """A proposal.
+
+  Attributes:
+    origin: where it came from.
+    recipe: its recipe's hash.
+    coefficients: [D].
+    asked: what the optimizer asked for, x [D] before it was brought into its
+      canonical form; None for what no optimizer proposed.
+    predicted: mean of the objective as the surrogate foresaw it, minus the
+      incumbent's; None without a prediction.
+  """
 
   origin: str
   recipe: str
   coefficients: np.ndarray
+  asked: np.ndarray | None = None
+  predicted: float | None = None
 
 
 class Scores(NamedTuple):
   """Item scores [n] of one recipe in one setting, or why there are none.
+
+  Items that a race did not get to are NaN.
 
   Attributes:
     score: what the tasks' metrics say, 1 and 0 for right and wrong.
@@ -57,6 +71,11 @@ class Scores(NamedTuple):
   log_likelihood: np.ndarray | None
   failure: str | None = None
   flags: np.ndarray | None = None
+
+  @property
+  def stopped(self) -> bool:
+    """Whether a race stopped it before its last item."""
+    return self.score is not None and bool(np.isnan(self.score).any())
 
 
 class Ledger:

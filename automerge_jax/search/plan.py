@@ -89,6 +89,8 @@ class Scored(NamedTuple):
     violations: of the constraints at each rung.
     accuracy: of each task, on the items of the highest rung it reached.
     failure: why it could not be scored, or None.
+    seen: items that were scored, in all.
+    stopped: whether a race stopped it in the rung after `rung`.
   """
 
   generation: int
@@ -98,6 +100,8 @@ class Scored(NamedTuple):
   violations: tuple[float, ...]
   accuracy: tuple[float, ...]
   failure: str | None
+  seen: int = 0
+  stopped: bool = False
 
   @property
   def rung(self) -> int:

@@ -17,6 +17,9 @@ SPACES = (
   'published_layerwise',
   'published_depthwise',
 )
+SCHEDULES = ('halving', 'hyperband', 'asynchronous')
+ACQUISITIONS = ('ucb', 'ei', 'log_ei')
+CLIMBED = ('', 'accuracy', 'log_likelihood', 'margin', 'experts')
 OPTIMIZERS = ('mixed', 'cma_es', 'cma_es_large', 'gp_bo', 'nsga2', 'random')
 
 
@@ -46,13 +49,29 @@ class Settings:
     std: first step of CMA-ES and of the mixed default, as a share of each
       range.
     population: P.
-    candidates: budget of candidates, start points included.
+    candidates: most candidates, start points included; 0: as the budget pays.
+    budget: most that is spent, see `search/budget.py`; empty: no bound.
     batch_size: candidates that are vmapped together, None for one at a time.
     rungs: items a task at each rung, ascending.
-    promote: candidates of a generation that reach each further rung.
-    gradient_steps: gradient steps before the optimizer starts; 0 for none.
+    schedule: one of `SCHEDULES`, see `search/fidelity.py`.
+    eta: one in so many candidates of a rung reaches the next.
+    promote: instead of `eta`, candidates of a generation that reach each
+      further rung, where the schedule is 'halving'; empty: by `eta`.
+    race: error rate of the test that stops a candidate inside a rung, see
+      `search/racing.py`; 0: no race.
+    looks: times that it looks within a rung.
+    screen: proposals of the optimizer for each that is scored; the surrogate
+      keeps the best. 1: no surrogate.
+    acquisition: by which it keeps them, one of `ACQUISITIONS`.
+    gradient_steps: gradient steps of a climb; 0 for none.
     gradient_rate: their learning rate, as a share of each range.
-    minibatches: into which the search items are dealt for them.
+    gradient_objective: what they climb, one of `CLIMBED`; empty: `objective`.
+    gradient_every: generations of the optimizer between two climbs; 0: one
+      climb only, before the optimizer starts.
+    gradient_validation: share of the search items that gradients do not see,
+      by which the best step of a climb is found.
+    gradient_shrinkage: pull of each coefficient to the mean of its layer.
+    minibatches: into which the search items are dealt for gradient steps.
     finalists: best-scored candidates that are compared on select items.
     select: select items a task.
     heldout: held-out items a task.
@@ -110,6 +129,17 @@ class Settings:
   derived: tuple[str, ...] = ()
   dtype: str = 'float32'
   force_test_split: bool = False
+  budget: str = ''
+  schedule: str = 'halving'
+  eta: int = 4
+  race: float = 0.0
+  looks: int = 4
+  screen: int = 1
+  acquisition: str = 'ucb'
+  gradient_objective: str = ''
+  gradient_every: int = 0
+  gradient_validation: float = 0.0
+  gradient_shrinkage: float = 0.0
 
   def __post_init__(self) -> None:
     choices = {
@@ -117,6 +147,9 @@ class Settings:
       'space': SPACES,
       'objective': ('accuracy', 'log_likelihood'),
       'optimizer': OPTIMIZERS,
+      'schedule': SCHEDULES,
+      'acquisition': ACQUISITIONS,
+      'gradient_objective': CLIMBED,
       'dtype': ('float32', 'bfloat16', 'float16'),
     }
     for name, valid in choices.items():
@@ -135,7 +168,7 @@ class Settings:
         f'preference {self.preference} has {len(self.preference)} weights for '
         f'{len(self.objectives)} objectives {self.objectives}'
       )
-    if len(self.promote) != len(self.rungs) - 1:
+    if self.promote and len(self.promote) != len(self.rungs) - 1:
       raise ValueError(
         f'{len(self.rungs)} rungs {self.rungs} need {len(self.rungs) - 1} '
         f'numbers of promoted candidates, got promote={self.promote}'
