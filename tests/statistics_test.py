@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from automerge_jax.search import statistics
+from automerge_jax.search.statistics import bootstrap
 
 
 def _draw(rng, sizes, rates):
@@ -51,7 +52,7 @@ def test_resamples_do_not_depend_on_chunks_or_on_the_other_rows(monkeypatch):
   tasks = np.repeat([0, 1], 50)
   scores = rng.normal(size=(1, 100))
   whole = statistics.resampled_means(scores, tasks, seed=1, draws=500)
-  monkeypatch.setattr(statistics, '_CHUNK', 300)
+  monkeypatch.setattr(bootstrap, '_CHUNK', 300)
   chunked = statistics.resampled_means(scores, tasks, seed=1, draws=500)
   np.testing.assert_allclose(whole, chunked, rtol=1e-12)
   other = statistics.resampled_means(scores, tasks, seed=2, draws=500)

@@ -1,15 +1,13 @@
-"""What item scores allow one to say: intervals, paired tests, optimism.
+"""Bootstrap intervals of means over tasks, and of what is made of them.
 
 Every bootstrap resamples items within each task, keeps all models' scores of
 an item together, and takes the unweighted mean over tasks of per-task means.
+Other weights of the tasks come in by `by_weight`.
 """
 
-import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 _CHUNK = 2**22  # resampled counts held at once
 
@@ -23,42 +21,6 @@ class Estimate(NamedTuple):
   reason: str | None = None
 
 
-class McNemar(NamedTuple):
-  """Paired comparison of two models on the same items.
-
-  Attributes:
-    difference: accuracy of the first minus that of the second.
-    low, high: its interval.
-    gained, lost: items that only the first, only the second, gets right.
-    p: exact two-sided p-value of gained = lost.
-  """
-
-  difference: float
-  low: float
-  high: float
-  gained: int
-  lost: int
-  p: float
-
-
-def wilson(
-  successes: float, n: int, level: float = 0.95
-) -> tuple[float, float]:
-  """Interval (low, high) of a proportion (Wilson 1927, JASA 22:209)."""
-  if not 0 <= successes <= n or n < 1:
-    raise ValueError(
-      f'{successes} successes of {n}: expected 0 <= successes <= n and n >= 1'
-    )
-  z = stats.norm.ppf(0.5 + level / 2)
-  share = float(successes) / n
-  center = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-  half = z / (1 + z**2 / n)
-  half *= math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-  low = 0.0 if successes == 0 else center - half
-  high = 1.0 if successes == n else center + half
-  return float(low), float(high)
-
-
 def task_mean(scores: np.ndarray, tasks: np.ndarray) -> np.ndarray:
   """Unweighted mean over tasks of the means over items.
 
@@ -69,9 +31,24 @@ def task_mean(scores: np.ndarray, tasks: np.ndarray) -> np.ndarray:
   Returns:
     Means [...].
   """
-  scores, tasks = _checked(scores, tasks)
+  scores, tasks = checked(scores, tasks)
   means = [scores[..., tasks == t].mean(-1) for t in np.unique(tasks)]
   return np.mean(means, axis=0)
+
+
+def by_weight(
+  scores: np.ndarray, tasks: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+  """Scores whose unweighted mean over tasks is the weighted one of `scores`.
+
+  Args:
+    scores: [..., n].
+    tasks: index of each item's task, [n].
+    weights: of the tasks, [tasks], in any unit.
+  """
+  share = np.asarray(weights, np.float64)
+  share = share / share.mean()
+  return np.asarray(scores, np.float64) * share[np.asarray(tasks)]
 
 
 def resampled_means(
@@ -91,7 +68,7 @@ def resampled_means(
   Returns:
     Resampled means [R, draws].
   """
-  scores, tasks = _checked(scores, tasks)
+  scores, tasks = checked(scores, tasks)
   present = np.unique(tasks)
   total = np.zeros((len(scores), draws))
   for task in present:
@@ -118,7 +95,7 @@ def mean_bootstrap(
   """Mean over tasks of one model's scores [n], percentile interval."""
   value = float(task_mean(scores, tasks))
   resampled = resampled_means(np.asarray(scores)[None], tasks, seed, draws)
-  return Estimate(value, *_percentiles(resampled[0], level))
+  return Estimate(value, *percentiles(resampled[0], level))
 
 
 def paired_bootstrap(
@@ -134,7 +111,7 @@ def paired_bootstrap(
   first, second = task_mean(pairs, tasks)
   drawn = resampled_means(pairs, tasks, seed, draws)
   return Estimate(
-    float(first - second), *_percentiles(drawn[0] - drawn[1], level)
+    float(first - second), *percentiles(drawn[0] - drawn[1], level)
   )
 
 
@@ -180,8 +157,8 @@ def gap_closed(
   gap = ceiling_drawn - floor_drawn
   usable = gap > 0
   ratio = np.divide(ours_drawn - floor_drawn, gap, where=usable, out=gap * 0)
-  low, _ = _percentiles(np.where(usable, ratio, -np.inf), level)
-  _, high = _percentiles(np.where(usable, ratio, np.inf), level)
+  low, _ = percentiles(np.where(usable, ratio, -np.inf), level)
+  _, high = percentiles(np.where(usable, ratio, np.inf), level)
   value = float((ours - floor) / (ceiling - floor))
   if np.isfinite(low) and np.isfinite(high):
     return Estimate(value, low, high)
@@ -210,100 +187,10 @@ def optimism(
   theirs = resampled_means(
     np.asarray(heldout)[None], heldout_tasks, seed + 1, draws
   )
-  return Estimate(float(value), *_percentiles(ours[0] - theirs[0], level))
+  return Estimate(float(value), *percentiles(ours[0] - theirs[0], level))
 
 
-def mcnemar(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> McNemar:
-  """Exact McNemar test of two models' 0/1 scores [n] on the same items.
-
-  The p-value is binomial on the discordant pairs (McNemar 1947, exact form).
-  The interval is Newcombe's method 10: Wilson's intervals, squared and added
-  with the continuity-corrected correlation (1998, Stat. Med. 17:2635). It may
-  touch zero where p is just below 0.05, or the other way round.
-  """
-  a, b = np.asarray(a), np.asarray(b)
-  if a.shape != b.shape or a.ndim != 1 or not a.size:
-    raise ValueError(f'shapes {a.shape} and {b.shape}: expected one [n], n > 0')
-  if not (np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()):
-    raise ValueError('scores other than 0 and 1; use `paired`')
-  n = len(a)
-  a, b = a.astype(bool), b.astype(bool)
-  both, neither = int((a & b).sum()), int((~a & ~b).sum())
-  gained, lost = int((a & ~b).sum()), int((~a & b).sum())
-  p = 1.0
-  if gained + lost:
-    p = float(stats.binomtest(gained, gained + lost, 0.5).pvalue)
-  low, high = _newcombe(both, gained, lost, neither, level)
-  return McNemar((gained - lost) / n, low, high, gained, lost, p)
-
-
-def mean(scores: np.ndarray, seed: int, level: float = 0.95) -> Estimate:
-  """Mean of one task's scores [n]; Wilson's interval where they are 0/1."""
-  scores = np.asarray(scores)
-  if np.isin(scores, (0, 1)).all():
-    right = float(scores.sum())
-    return Estimate(right / len(scores), *wilson(right, len(scores), level))
-  return mean_bootstrap(scores, np.zeros(len(scores), int), seed, level=level)
-
-
-def paired(
-  a: np.ndarray, b: np.ndarray, seed: int, level: float = 0.95
-) -> McNemar:
-  """Two models' scores [n] on one task's items: McNemar's test for 0/1 scores.
-
-  Other scores: a paired bootstrap, and an exact sign test of the items that
-  differ, counted as gained and lost.
-  """
-  a, b = np.asarray(a), np.asarray(b)
-  if np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all():
-    return mcnemar(a, b, level)
-  gained, lost = int((a > b).sum()), int((a < b).sum())
-  p = 1.0
-  if gained + lost:
-    p = float(stats.binomtest(gained, gained + lost, 0.5).pvalue)
-  difference = paired_bootstrap(a, b, np.zeros(len(a), int), seed, level=level)
-  value, low, high, _ = difference
-  assert value is not None and low is not None and high is not None
-  return McNemar(value, low, high, gained, lost, p)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-  """Adjusted p-values (Holm 1979, Scand. J. Stat. 6:65), in the same order."""
-  order = np.argsort(p_values, kind='stable')
-  adjusted = [0.0] * len(order)
-  running = 0.0
-  for rank, index in enumerate(order):
-    running = max(running, (len(order) - rank) * float(p_values[index]))
-    adjusted[index] = min(1.0, running)
-  return adjusted
-
-
-def _newcombe(
-  both: int, gained: int, lost: int, neither: int, level: float
-) -> tuple[float, float]:
-  n = both + gained + lost + neither
-  first, second = (both + gained) / n, (both + lost) / n
-  low1, high1 = wilson(both + gained, n, level)
-  low2, high2 = wilson(both + lost, n, level)
-  product = both * neither - gained * lost
-  if product > 0:
-    product = max(product - n / 2, 0)
-  margins = (
-    (both + gained) * (lost + neither) * (both + lost) * (gained + neither)
-  )
-  phi = product / math.sqrt(margins) if margins else 0.0
-
-  def reach(down: float, up: float) -> float:
-    return math.sqrt(max(down**2 - 2 * phi * down * up + up**2, 0.0))
-
-  difference = (gained - lost) / n
-  return (
-    difference - reach(first - low1, high2 - second),
-    difference + reach(high1 - first, second - low2),
-  )
-
-
-def _percentiles(drawn: np.ndarray, level: float) -> tuple[float, float]:
+def percentiles(drawn: np.ndarray, level: float) -> tuple[float, float]:
   tail = (1 - level) / 2
   return (
     float(np.quantile(drawn, tail, method='lower')),
@@ -311,7 +198,7 @@ def _percentiles(drawn: np.ndarray, level: float) -> tuple[float, float]:
   )
 
 
-def _checked(
+def checked(
   scores: np.ndarray, tasks: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   scores, tasks = np.asarray(scores, np.float64), np.asarray(tasks)
