@@ -242,7 +242,7 @@ TABLE = {
   'task_arithmetic/mergekit': Row(_mean, _WEIGHT | _LAMBDA),
   'ties/mergekit': _ties,
   'ties/paper': _ties,
-  'tsv_m/paper': Row(_nothing, _LAMBDA),
+  'tsv_m/paper': Row(_nothing, _WEIGHT | _LAMBDA),
   'wudi/paper': Row(lambda _: {'ridge': 0.0}, _LAMBDA),
 }
 RANDOM = tuple(k for k, row in TABLE.items() if row is _drop)
