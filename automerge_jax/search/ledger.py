@@ -5,34 +5,18 @@ before it is scored, and read back, never recomputed, when a search continues.
 No row holds a time, so two runs of one search have equal ledgers.
 """
 
-import contextlib
 import json
 import pathlib
-import sqlite3
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from automerge_jax.search import failures, tables
 from automerge_jax.tasks.itemset import ItemSet
 from automerge_jax.types import TRUNCATED, UNPARSED
 
 __all__ = ['TRUNCATED', 'UNPARSED', 'Candidate', 'Ledger', 'Scores']
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS items (
-  setting TEXT NOT NULL, task TEXT NOT NULL, ids TEXT NOT NULL,
-  PRIMARY KEY (setting, task));
-CREATE TABLE IF NOT EXISTS candidates (
-  generation INTEGER NOT NULL, slot INTEGER NOT NULL, origin TEXT NOT NULL,
-  recipe TEXT NOT NULL, coefficients BLOB NOT NULL,
-  PRIMARY KEY (generation, slot));
-CREATE TABLE IF NOT EXISTS scores (
-  recipe TEXT NOT NULL, setting TEXT NOT NULL, task TEXT NOT NULL,
-  score BLOB, log_likelihood BLOB, flags BLOB, failure TEXT,
-  PRIMARY KEY (recipe, setting, task));
-"""
 
 
 class Candidate(NamedTuple):
@@ -65,12 +49,14 @@ class Scores(NamedTuple):
     log_likelihood: of the right answers, nats.
     failure: why there are no scores, or None.
     flags: `TRUNCATED` and `UNPARSED` bits, uint8; None where all are 0.
+    kind: of the failure, see `failures.kind`; None: by its reason.
   """
 
   score: np.ndarray | None
   log_likelihood: np.ndarray | None
   failure: str | None = None
   flags: np.ndarray | None = None
+  kind: str | None = None
 
   @property
   def stopped(self) -> bool:
@@ -85,11 +71,19 @@ class Ledger:
   settings); its items are recorded once, a task's scores follow their order.
   """
 
-  def __init__(self, path: str | pathlib.Path):
-    self._db = sqlite3.connect(path, isolation_level=None)
-    self._db.execute('PRAGMA journal_mode=WAL')
-    self._db.execute('PRAGMA synchronous=FULL')
-    self._db.executescript(_SCHEMA)
+  def __init__(self, path: str | pathlib.Path, read_only: bool = False):
+    """Opens a ledger, or makes it.
+
+    Args:
+      path: of the file.
+      read_only: never write, as for a run that another process may be at.
+
+    Raises:
+      FileNotFoundError: if it is only to be read and is not there.
+      ValueError: if the file is no ledger, or has another version's tables.
+    """
+    self._db = tables.connect(pathlib.Path(path), read_only)
+    self._started: set[tuple[str, str]] = set()  # attempts of this process
 
   def __enter__(self) -> 'Ledger':
     return self
@@ -97,23 +91,94 @@ class Ledger:
   def __exit__(self, *error) -> None:
     self._db.close()
 
-  def claim(self, identity: dict) -> None:
+  def claim(
+    self,
+    identity: Mapping[str, Any],
+    growing: Mapping[str, float] | None = None,
+  ) -> None:
     """Records what this search is, or checks that it is still the same.
 
+    Args:
+      identity: JSON values that must never change.
+      growing: numbers that may be raised, but never lowered again; each value
+        is recorded. Without a bound: infinity.
+
     Raises:
-      ValueError: naming the keys in which the recorded search differs.
+      ValueError: naming every key in which the recorded search differs, with
+        both values, and every number that was lowered.
     """
-    for key, value in identity.items():
-      text = json.dumps(value, sort_keys=True)
-      self._db.execute('INSERT OR IGNORE INTO run VALUES (?, ?)', (key, text))
-      (have,) = self._db.execute(
-        'SELECT value FROM run WHERE key = ?', (key,)
-      ).fetchone()
-      if have != text:
+    wanted = {
+      key: json.dumps(value, sort_keys=True) for key, value in identity.items()
+    }
+    growing = dict(growing or {})
+    with tables.transaction(self._db):
+      have = self._run('identity')
+      wrong = [
+        f'{key} = {have.get(key, "(nothing)")}, now it is '
+        f'{wanted.get(key, "(nothing)")}'
+        for key in sorted(set(have) | set(wanted))
+        if have and have.get(key) != wanted.get(key)
+      ]
+      lowered = [
+        f'{key} = {before[-1]:.15g}, now it is {value:.15g}, and may only be '
+        'raised'
+        for key, value in sorted(growing.items())
+        if (before := self.grown(key)) and value < before[-1]
+      ]
+      if wrong or lowered:
         raise ValueError(
-          f'the ledger was made with {key} = {have}, now it is {text}; use '
-          'another --workdir or restore the setting'
+          f'the ledger was made with {"; ".join(wrong + lowered)}; restore '
+          'this, or use another --workdir'
         )
+      self._db.executemany(
+        "INSERT OR IGNORE INTO run VALUES ('identity', ?, ?)", wanted.items()
+      )
+      self._db.executemany(
+        'INSERT OR IGNORE INTO grown VALUES (?, ?)', growing.items()
+      )
+
+  def grown(self, key: str) -> list[float]:
+    """Every value that a growing number had, ascending; the last one counts."""
+    query = 'SELECT value FROM grown WHERE key = ? ORDER BY value'
+    return [value for (value,) in self._db.execute(query, (key,))]
+
+  def note(self, key: str, value: Any) -> Any:
+    """Records what was measured once; gives what was recorded first.
+
+    Args:
+      key: what it is.
+      value: a JSON value, not used if there is one already.
+    """
+    self._db.execute(
+      "INSERT OR IGNORE INTO run VALUES ('note', ?, ?)",
+      (key, json.dumps(value, sort_keys=True)),
+    )
+    return json.loads(self._run('note')[key])
+
+  def _run(self, kind: str) -> dict[str, str]:
+    query = 'SELECT key, value FROM run WHERE kind = ?'
+    return dict(self._db.execute(query, (kind,)))
+
+  def look(self, recipe: str) -> int:
+    """Counts the merges that were the final one on held-out items.
+
+    To be called before the final scoring, so that none is looked at uncounted.
+
+    Args:
+      recipe: hash of the one that is scored now.
+
+    Returns:
+      Different ones so far, with this one.
+    """
+    self._db.execute(
+      'INSERT OR IGNORE INTO finals (recipe) VALUES (?)', (recipe,)
+    )
+    return len(self.looks())
+
+  def looks(self) -> list[str]:
+    """Hashes of the merges that were the final one, in their order."""
+    query = 'SELECT recipe FROM finals ORDER BY number'
+    return [recipe for (recipe,) in self._db.execute(query)]
 
   def record_items(self, setting: str, items: ItemSet) -> None:
     """Records a setting's items; a task's scores follow their order.
@@ -122,16 +187,18 @@ class Ledger:
       ValueError: if other items, or another order, are recorded.
     """
     wanted = _ids(items)
-    self._db.executemany(
-      'INSERT OR IGNORE INTO items VALUES (?, ?, ?)',
-      [(setting, task, json.dumps(ids)) for task, ids in wanted.items()],
-    )
-    for task, have in self._items(setting).items():
-      if have != wanted.get(task):
-        raise ValueError(
-          f'the ledger holds scores of other items of {task!r} in {setting!r}: '
-          'the data changed since it was made; use another --workdir'
-        )
+    with tables.transaction(self._db):
+      self._db.executemany(
+        'INSERT OR IGNORE INTO items VALUES (?, ?, ?)',
+        [(setting, task, json.dumps(ids)) for task, ids in wanted.items()],
+      )
+      for task, have in self._items(setting).items():
+        if have != wanted.get(task):
+          raise ValueError(
+            f'the ledger holds scores of other items of {task!r} in '
+            f'{setting!r}: the data changed since it was made; use another '
+            '--workdir'
+          )
 
   def has_items(self, setting: str, items: ItemSet) -> bool:
     """Whether a setting is recorded with exactly these items."""
@@ -146,24 +213,38 @@ class Ledger:
   def propose(self, generation: int, candidates: Sequence[Candidate]) -> None:
     """Commits a generation's proposals, all or none."""
     rows = [
-      (generation, slot, c.origin, c.recipe, _floats(c.coefficients))
+      (
+        generation,
+        slot,
+        c.origin,
+        c.recipe,
+        _floats(c.coefficients),
+        None if c.asked is None else _floats(c.asked),
+        None if c.predicted is None else float(c.predicted),
+      )
       for slot, c in enumerate(candidates)
     ]
-    with _transaction(self._db):
+    with tables.transaction(self._db):
       self._db.executemany(
-        'INSERT INTO candidates VALUES (?, ?, ?, ?, ?)', rows
+        'INSERT INTO candidates VALUES (?, ?, ?, ?, ?, ?, ?)', rows
       )
 
   def proposals(self, generation: int) -> list[Candidate]:
     """A generation's proposals by slot; empty if it was not proposed yet."""
     rows = self._db.execute(
-      'SELECT origin, recipe, coefficients FROM candidates '
+      'SELECT origin, recipe, coefficients, asked, predicted FROM candidates '
       'WHERE generation = ? ORDER BY slot',
       (generation,),
     )
     return [
-      Candidate(origin, recipe, np.frombuffer(blob, np.float32))
-      for origin, recipe, blob in rows
+      Candidate(
+        origin,
+        recipe,
+        np.frombuffer(coefficients, np.float32),
+        None if asked is None else np.frombuffer(asked, np.float32),
+        predicted,
+      )
+      for origin, recipe, coefficients, asked, predicted in rows
     ]
 
   def record(
@@ -171,7 +252,7 @@ class Ledger:
     setting: str,
     tasks: Sequence[str],
     task: np.ndarray,
-    scored: dict[str, Scores],
+    scored: Mapping[str, Scores],
   ) -> None:
     """Commits item scores of several recipes in one setting, all or none.
 
@@ -180,34 +261,45 @@ class Ledger:
       tasks: task names.
       task: index of each item's task, [n].
       scored: scores [n] by recipe hash.
+
+    Raises:
+      sqlite3.IntegrityError: if one has scores, or a failure for good.
     """
-    rows = []
-    for recipe, scores in scored.items():
-      for index, name in enumerate(tasks):
-        mine = task == index
-        score = likelihood = flags = None
-        if scores.failure is None:
-          score = _floats(np.asarray(scores.score)[mine])
-          likelihood = _floats(np.asarray(scores.log_likelihood)[mine])
-          if scores.flags is not None and scores.flags[mine].any():
-            flags = np.asarray(scores.flags[mine], np.uint8).tobytes()
-        rows.append(
-          (recipe, setting, name, score, likelihood, flags, scores.failure)
+    with tables.transaction(self._db):
+      for recipe, scores in scored.items():
+        kinds = [kind for kind, _ in self.failed(recipe, setting)]
+        attempt = 1 + sum(kind in failures.RETRIED for kind in kinds)
+        self._db.executemany(
+          'INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)',
+          [
+            (recipe, setting, name, attempt, *_packed(scores, task == index))
+            for index, name in enumerate(tasks)
+          ],
         )
-    with _transaction(self._db):
-      self._db.executemany(
-        'INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?)', rows
-      )
+    self._started |= {(recipe, setting) for recipe in scored}
+
+  def failed(self, recipe: str, setting: str) -> list[tuple[str, str]]:
+    """Kind and reason of every failed attempt, in order."""
+    query = (
+      'SELECT DISTINCT attempt, kind, failure FROM scores WHERE recipe = ? '
+      'AND setting = ? AND failure IS NOT NULL ORDER BY attempt'
+    )
+    rows = self._db.execute(query, (recipe, setting))
+    return [(kind, reason) for _, kind, reason in rows]
 
   def scores(
     self, recipe: str, setting: str, tasks: Sequence[str], task: np.ndarray
   ) -> Scores | None:
-    """Recorded scores [n] of a recipe in a setting; None if there are none."""
+    """Scores [n] of a recipe in a setting by the last attempt.
+
+    None if there was no attempt, or if another one is due: the last one failed
+    by a kind that is tried again, before this ledger was opened.
+    """
     rows = {
       name: rest
       for name, *rest in self._db.execute(
-        'SELECT task, score, log_likelihood, flags, failure FROM scores '
-        'WHERE recipe = ? AND setting = ?',
+        'SELECT task, score, log_likelihood, flags, kind, failure FROM scores '
+        'WHERE recipe = ? AND setting = ? ORDER BY attempt',
         (recipe, setting),
       )
     }
@@ -217,15 +309,41 @@ class Ledger:
     likelihood = np.full(len(task), np.nan, np.float32)
     marks = np.zeros(len(task), np.uint8)
     for index, name in enumerate(tasks):
-      metric, nats, flags, failure = rows[name]
+      metric, nats, flags, kind, failure = rows[name]
       if failure is not None:
-        return Scores(None, None, failure)
+        due = self._due(recipe, setting, kind)
+        return None if due else Scores(None, None, failure, kind=kind)
       mine = task == index
       score[mine] = np.frombuffer(metric, np.float32)
       likelihood[mine] = np.frombuffer(nats, np.float32)
       if flags is not None:
         marks[mine] = np.frombuffer(flags, np.uint8)
     return Scores(score, likelihood, flags=marks if marks.any() else None)
+
+  def _due(self, recipe: str, setting: str, kind: str) -> bool:
+    """Whether what failed by this kind is to be tried again now."""
+    return (
+      kind in failures.RETRIED
+      and (recipe, setting) not in self._started
+      and len(self.failed(recipe, setting)) < failures.ATTEMPTS
+    )
+
+
+def _packed(scores: Scores, mine: np.ndarray) -> tuple:
+  """One task's columns from `score` on."""
+  if scores.failure is not None:
+    kind = scores.kind or failures.kind(scores.failure)
+    return None, None, None, kind, scores.failure
+  flags = None
+  if scores.flags is not None and scores.flags[mine].any():
+    flags = np.asarray(scores.flags[mine], np.uint8).tobytes()
+  return (
+    _floats(np.asarray(scores.score)[mine]),
+    _floats(np.asarray(scores.log_likelihood)[mine]),
+    flags,
+    None,
+    None,
+  )
 
 
 def _ids(items: ItemSet) -> dict[str, list[str]]:
@@ -237,14 +355,3 @@ def _ids(items: ItemSet) -> dict[str, list[str]]:
 
 def _floats(values: np.ndarray) -> bytes:
   return np.asarray(values, np.float32).tobytes()
-
-
-@contextlib.contextmanager
-def _transaction(db: sqlite3.Connection):
-  db.execute('BEGIN IMMEDIATE')
-  try:
-    yield
-  except BaseException:
-    db.execute('ROLLBACK')
-    raise
-  db.execute('COMMIT')

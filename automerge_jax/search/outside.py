@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from automerge_jax.io import safetensors
+from automerge_jax.search import failures
 from automerge_jax.search.ledger import Scores
 from automerge_jax.tasks import experts, external
 from automerge_jax.tasks.itemset import ItemSet
@@ -50,7 +51,7 @@ def complete(
       try:
         found = external.score(task, folder, asked)
       except external.ScorerError as error:
-        return Scores(None, None, str(error))
+        return Scores(None, None, str(error), kind=failures.OUTSIDE)
       for slot, name in zip(slots, asked, strict=True):
         one = found[name]
         metric[slot] = one.score
