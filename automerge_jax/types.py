@@ -132,11 +132,15 @@ class ItemScores:
     log_likelihood: log-probability of the right answer, nats, [..., n].
     answer: token ids of generated answers, int32 [..., n, A], -1 behind their
       end; None where nothing is generated.
+    choices: log-probabilities of all answers, [..., n, C]: -inf for those that
+      an item lacks, and for all of an item without a set of answers. None
+      unless asked for.
   """
 
   score: Array
   log_likelihood: Array
   answer: Array | None = None
+  choices: Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -332,11 +336,15 @@ class Told(NamedTuple):
       rung comes first; of several objectives by front, then crowding; who
       breaks a constraint comes behind. -inf where a row is not filled.
     fresh: rows of the last generation, int32 [P].
+    asked: what was asked for where those rows are, before it was brought onto
+      the grid and into its canonical form, [P, D]; `x[fresh]` where no
+      optimizer asked.
   """
 
   x: Array
   scores: Array
   fresh: Array
+  asked: Array
 
 
 class Optimizer(NamedTuple):
@@ -345,13 +353,21 @@ class Optimizer(NamedTuple):
   All are jitted, and exact by their keys.
 
   Attributes:
-    init: `(key, told) -> state`, from the start designs; `fresh` says nothing.
-    ask: `(key, state) -> (x [P, D], state)`, x within [0, 1].
-    tell: `(key, told, state) -> state`; `fresh` are the rows just asked for.
-    mean: `state -> x [D]`, the centre of the distribution; None without one.
+    init: `(key, told) -> state`, from the start designs; `fresh` and `asked`
+      say nothing.
+    ask: `(key, state) -> x [P, D]`, x within [0, 1]. Asked several times with
+      different keys it gives several times as many to choose from; to tell it
+      only what was chosen is to draw from another distribution than its own.
+    tell: `(key, told, state) -> state`; `fresh` are P rows that were asked for
+      since it was told last.
+    mean: `state -> x [D]`, the centre of the distribution, of categories the
+      likeliest option; None without one.
+    move: `(x [D], state) -> state` whose distribution is centred at x; None
+      where the algorithm looks at all rows that it is told.
   """
 
   init: Callable[[Array, Told], Any]
-  ask: Callable[[Array, Any], tuple[Array, Any]]
+  ask: Callable[[Array, Any], Array]
   tell: Callable[[Array, Told, Any], Any]
   mean: Callable[[Any], Array] | None = None
+  move: Callable[[Array, Any], Any] | None = None

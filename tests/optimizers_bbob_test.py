@@ -189,11 +189,11 @@ def objectives(optimizer, space, losses, population, generations, key):
     x, values, state = carry
     rows = g * population + jnp.arange(population)
     keys = jax.random.split(jax.random.fold_in(key, g))
-    drawn, state = optimizer.ask(keys[0], state)
+    drawn = optimizer.ask(keys[0], state)
     values = values.at[rows].set(jnp.stack(jax.vmap(losses)(drawn), -1))
     x = x.at[rows].set(drawn)
     filled = jnp.arange(len(x)) < (g + 1) * population
-    told = Told(x, front_scores(values, filled), rows)
+    told = Told(x, front_scores(values, filled), rows, drawn)
     return (x, values, optimizer.tell(keys[1], told, state)), None
 
   num_dims, count = len(space.names), population * generations
@@ -202,7 +202,8 @@ def objectives(optimizer, space, losses, population, generations, key):
   x = jnp.full((count, num_dims), 0.5).at[:population].set(x)
   values = jnp.zeros((count, first.shape[-1])).at[:population].set(first)
   filled = jnp.arange(count) < population
-  told = Told(x, front_scores(values, filled), jnp.arange(population))
+  rows = jnp.arange(population)
+  told = Told(x, front_scores(values, filled), rows, x[:population])
   state = optimizer.init(key, told)
   (_, values, _), _ = jax.lax.scan(
     step, (x, values, state), jnp.arange(1, generations)

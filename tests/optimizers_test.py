@@ -79,13 +79,13 @@ def test_constant_scores_and_empty_rows_break_nothing(name):
     jnp.full((P * G + 7, D), 0.5, float),
     jnp.full(P * G + 7, -jnp.inf, float),
     jnp.arange(P),
+    jnp.full((P, D), 0.5, float),
   )
   state = optimizer.init(jax.random.key(0), told)
   for g in range(3):  # nothing that was asked for could be scored
-    x, state = optimizer.ask(jax.random.key(g), state)
-    x = np.asarray(x)
+    x = np.asarray(optimizer.ask(jax.random.key(g), state))
     assert x.shape == (P, D) and x.min() >= 0 and x.max() <= 1
-    told = told._replace(x=told.x.at[:P].set(x))
+    told = told._replace(x=told.x.at[:P].set(x), asked=jnp.asarray(x))
     state = optimizer.tell(jax.random.key(g), told, state)
 
 
@@ -101,14 +101,15 @@ def test_each_function_is_traced_once(name):
     jnp.full((P * G, D), 0.5, float),
     jnp.full(P * G, -jnp.inf, float),
     jnp.arange(P),
+    jnp.full((P, D), 0.5, float),
   )
   state = optimizer.init(jax.random.key(0), told)
   before = None
   for g in range(3):
-    x, state = optimizer.ask(jax.random.key(g), state)
+    x = optimizer.ask(jax.random.key(g), state)
     rows = g * P + jnp.arange(P)
     told = Told(
-      told.x.at[rows].set(x), told.scores.at[rows].set(x.sum(-1)), rows
+      told.x.at[rows].set(x), told.scores.at[rows].set(x.sum(-1)), rows, x
     )
     state = optimizer.tell(jax.random.key(g), told, state)
     if g:
@@ -116,6 +117,88 @@ def test_each_function_is_traced_once(name):
     before = len(traces)
   assert optimizer.init._cache_size() == 1
   assert optimizer.ask._cache_size() == optimizer.tell._cache_size() == 1
+
+
+@every
+def test_asking_changes_nothing_and_other_keys_ask_for_others(name):
+  told = Told(
+    jnp.full((P * G + 7, D), 0.5, float),
+    jnp.full(P * G + 7, -jnp.inf, float),
+    jnp.arange(P),
+    jnp.full((P, D), 0.5, float),
+  )
+  optimizer = build(name)
+  state = optimizer.init(jax.random.key(0), told)
+  first, other, again = [
+    np.asarray(optimizer.ask(jax.random.key(key), state)) for key in (1, 2, 1)
+  ]
+  np.testing.assert_array_equal(first, again)
+  assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize('name', ['cma_es', 'cma_es_large', 'mixed'])
+def test_a_moved_distribution_is_centred_where_it_was_moved_to(name):
+  """Its spread stays, and so does what else it learned."""
+  space = problems.typed([0] * 5)
+  optimizer = FACTORIES[name](12, space, std=0.05)  # so that none is clipped
+  x = jnp.full((12, 5), 0.5)
+  told = Told(x, jnp.zeros(12), jnp.arange(12), x)
+  state = optimizer.init(jax.random.key(0), told)
+  for g in range(4):
+    x = optimizer.ask(jax.random.key(g), state)
+    told = Told(x, x[:, 0], jnp.arange(12), x)
+    state = optimizer.tell(jax.random.key(g), told, state)
+  to = jnp.asarray([0.5, 0.4, 0.6, 0.45, 0.55])
+  moved = optimizer.move(to, state)
+  np.testing.assert_array_equal(optimizer.mean(moved), to)
+  assert np.abs(optimizer.mean(state) - to).max() > 0.05
+  keys = jax.random.split(jax.random.key(1), 60)
+  drawn = np.concatenate([optimizer.ask(key, moved) for key in keys])
+  before = np.concatenate([optimizer.ask(key, state) for key in keys])
+  np.testing.assert_allclose(drawn.mean(0), to, atol=0.03)
+  np.testing.assert_allclose(
+    drawn[:, 1:].std(0), before[:, 1:].std(0), rtol=0.1
+  )
+  on = optimizer.tell(jax.random.key(9), told, moved)
+  assert jax.tree.structure(on) == jax.tree.structure(state)
+
+
+def test_mixed_has_a_mean_and_moves_its_options():
+  space = problems.typed([3, 0, 4, 1])
+  x = jnp.asarray([[0.5, 0.3, 0.125, 0.5]] * 8)
+  told = Told(x, jnp.zeros(8), jnp.arange(8), x)
+  optimizer = mixed(8, space, trust=0.7)
+  state = optimizer.init(jax.random.key(0), told)
+  np.testing.assert_allclose(optimizer.mean(state), x[0], atol=1e-6)
+  to = jnp.asarray([0.9, 0.6, 0.125, 0.2])
+  moved = optimizer.move(to, state)
+  found = np.asarray(space.quantise(optimizer.mean(moved)))
+  np.testing.assert_allclose(found, [2, 0.6, 0, 0], atol=1e-6)
+  chances = np.asarray(moved.chances)
+  np.testing.assert_allclose(chances.sum(1), 1, atol=1e-5)
+  assert 0.7 < chances[0, 2] < 0.85
+  # What had this chance already keeps it, and so do the odds of the rest.
+  np.testing.assert_allclose(chances[1], state.chances[1], atol=1e-5)
+  again = optimizer.move(to, moved)
+  np.testing.assert_allclose(again.chances, chances, atol=0.03)
+
+
+def test_what_does_not_count_drifts_as_it_was_asked_for():
+  """The rows may hold constants there; learned is what was asked for."""
+  space = problems.typed([0, 0], active=lambda c: jnp.asarray([True, False]))
+  optimizer = mixed(8, space)
+  x = jnp.full((8, 2), 0.5)
+  state = optimizer.init(
+    jax.random.key(0), Told(x, jnp.zeros(8), jnp.arange(8), x)
+  )
+  asked = optimizer.ask(jax.random.key(1), state)
+  flat = asked.at[:, 1].set(0.0)
+  told = Told(flat, asked[:, 0], jnp.arange(8), asked)
+  one = optimizer.tell(jax.random.key(2), told, state)
+  other = optimizer.tell(jax.random.key(2), told._replace(x=asked), state)
+  np.testing.assert_array_equal(optimizer.mean(one), optimizer.mean(other))
+  lost = optimizer.tell(jax.random.key(2), told._replace(asked=flat), state)
+  assert optimizer.mean(lost)[1] < optimizer.mean(one)[1] - 0.1
 
 
 @every
@@ -151,8 +234,9 @@ def test_first_proposals_follow_the_prior_around_the_best_start():
   keys = jax.random.split(jax.random.key(1), 60)
   for factory in (cma_es, mixed):
     optimizer = factory(12, space)
-    state = optimizer.init(jax.random.key(0), Told(x, scores, jnp.arange(12)))
-    drawn = np.concatenate([optimizer.ask(key, state)[0] for key in keys])
+    told = Told(x, scores, jnp.arange(12), x[:12])
+    state = optimizer.init(jax.random.key(0), told)
+    drawn = np.concatenate([optimizer.ask(key, state) for key in keys])
     np.testing.assert_allclose(np.corrcoef(drawn.T), prior, atol=0.12)
     np.testing.assert_allclose(drawn.std(0), 0.15, atol=0.02)
     np.testing.assert_allclose(drawn.mean(0), x[3], atol=0.02)
@@ -164,16 +248,17 @@ def test_mixed_trusts_the_best_start_and_loses_no_option():
     jnp.asarray([[0.5, 0.5, 0.125]] * 10),
     jnp.full(10, -jnp.inf).at[0].set(0.0),
     jnp.arange(8),
+    jnp.full((8, 3), 0.5),
   )
   optimizer = mixed(8, space, trust=0.7)
   state = optimizer.init(jax.random.key(0), told)
   best = np.asarray(state.chances)[[0, 1], [1, 0]]
   assert (best >= 0.7).all() and (best < 0.85).all()
   for g in range(40):  # nothing but the first option is ever good
-    x, state = optimizer.ask(jax.random.key(g), state)
+    x = optimizer.ask(jax.random.key(g), state)
     score = -x[:, 0] - x[:, 2]
     told = Told(
-      told.x.at[:8].set(x), told.scores.at[:8].set(score), jnp.arange(8)
+      told.x.at[:8].set(x), told.scores.at[:8].set(score), jnp.arange(8), x
     )
     state = optimizer.tell(jax.random.key(g), told, state)
   chances = np.asarray(state.chances)
@@ -220,11 +305,10 @@ def test_nsga2_mutates_what_counts():
     jnp.tile(PROBLEM.space.encode(jnp.asarray(PROBLEM.best))[None], (P, 1)),
     jnp.zeros(P),
     jnp.arange(P),
+    jnp.zeros((P, D)),
   )
   optimizer = nsga2(P, PROBLEM.space)
-  x, _ = optimizer.ask(
-    jax.random.key(0), optimizer.init(jax.random.key(0), told)
-  )
+  x = optimizer.ask(jax.random.key(0), optimizer.init(jax.random.key(0), told))
   c = np.asarray(jax.vmap(PROBLEM.space.quantise)(x))
   active = np.asarray(jax.vmap(PROBLEM.space.active)(jnp.asarray(c)))
   at = np.asarray(jax.vmap(PROBLEM.space.quantise)(told.x))
@@ -234,8 +318,10 @@ def test_nsga2_mutates_what_counts():
 def test_bins_of_random_search_are_equally_frequent():
   space = problems.typed([3, 0, 5])
   search = random_search(600, space)
-  told = Told(jnp.zeros((1, 3)), jnp.zeros(1), jnp.zeros(600, int))
-  x, _ = search.ask(jax.random.key(0), search.init(jax.random.key(0), told))
+  told = Told(
+    jnp.zeros((1, 3)), jnp.zeros(1), jnp.zeros(600, int), jnp.zeros((600, 3))
+  )
+  x = search.ask(jax.random.key(0), search.init(jax.random.key(0), told))
   c = np.asarray(jax.vmap(space.quantise)(x))
   for column, options in ((0, 3), (2, 5)):
     share = np.bincount(c[:, column].astype(int), minlength=options) / 600

@@ -112,7 +112,7 @@ def run(
   quantise = jax.jit(jax.vmap(space.quantise))
   encode = jax.jit(jax.vmap(space.encode))
 
-  def told() -> Told:
+  def told(asked: jax.Array | None = None) -> Told:
     count = len(everything)
     c = np.zeros((study.rows, len(space.names)), np.float32)
     c[:count] = [row.candidate.coefficients for row in everything]
@@ -120,18 +120,18 @@ def run(
     scores = np.full(study.rows, -np.inf, np.float32)
     scores[:count] = order(everything)
     fresh = np.arange(count - study.population, count, dtype=np.int32)
+    x = jnp.where(filled[:, None], encode(jnp.asarray(c)), 0.5)
+    rows = jnp.asarray(np.maximum(fresh, 0))
     return Told(
-      jnp.where(filled[:, None], encode(jnp.asarray(c)), 0.5),
-      jnp.asarray(scores),
-      jnp.asarray(np.maximum(fresh, 0)),
+      x, jnp.asarray(scores), rows, x[rows] if asked is None else asked
     )
 
   state = study.optimizer.init(init_key, told())
   for g in range(study.start_generations + study.climbs, study.generations):
     ask_key, tell_key = jax.random.split(jax.random.fold_in(loop_key, g))
-    x, state = study.optimizer.ask(ask_key, state)
+    x = study.optimizer.ask(ask_key, state)
     generation(g, lambda x=x: [('search', c) for c in np.asarray(quantise(x))])
-    state = study.optimizer.tell(tell_key, told(), state)
+    state = study.optimizer.tell(tell_key, told(x), state)
     checkpoint(g, state)
   mean = None
   if study.optimizer.mean is not None:

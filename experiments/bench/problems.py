@@ -168,6 +168,7 @@ def search(
       told.x.at[rows].set(jax.vmap(space.encode)(c)),
       ranks(values, filled),
       rows,
+      x,
     )
     return (told, values), (c, loss)
 
@@ -176,7 +177,7 @@ def search(
     ask_key, tell_key, noise_key = jax.random.split(
       jax.random.fold_in(loop, g), 3
     )
-    x, state = optimizer.ask(ask_key, state)
+    x = optimizer.ask(ask_key, state)
     table, out = put(table, g, x, noise_key)
     return (table, optimizer.tell(tell_key, table[0], state)), out
 
@@ -185,6 +186,7 @@ def search(
     jnp.full((count + spare, num_dims), 0.5),
     jnp.full(count + spare, -jnp.inf),
     jnp.arange(population),
+    jnp.zeros((population, num_dims)),
   )
   x = jax.random.uniform(start, (population, num_dims))
   table, first = put((told, jnp.zeros(count + spare)), 0, x, begin)

@@ -1,19 +1,10 @@
 """CMA-ES (https://arxiv.org/abs/1604.00772), evosax's, as pure functions."""
 
-from typing import Any, NamedTuple
-
 import evosax.algorithms
 import jax
 import jax.numpy as jnp
 
 from automerge_jax.types import Array, Optimizer, SearchSpace, Told
-
-
-class State(NamedTuple):
-  """State of an evolution strategy and what it asked for last, [P, D]."""
-
-  strategy: Any
-  asked: Array
 
 
 def cma_es(population: int, space: SearchSpace, std: float = 0.15) -> Optimizer:
@@ -46,54 +37,58 @@ def cma_es(population: int, space: SearchSpace, std: float = 0.15) -> Optimizer:
     state = algorithm.init(key, mean, params)
     return state.replace(C=jnp.asarray(space.correlation, jnp.float32))
 
-  return from_evosax(algorithm, params, init, population, space)
+  return from_evosax(algorithm, params, init, space)
 
 
-def from_evosax(
-  algorithm, params, init, population: int, space: SearchSpace
-) -> Optimizer:
+def from_evosax(algorithm, params, init, space: SearchSpace) -> Optimizer:
   """A distribution of evosax's as an optimizer.
 
   Args:
     algorithm: of evosax.
     params: its parameters.
     init: `(key, mean [D]) -> state` of the algorithm.
-    population: P.
     space: what is searched.
   """
-  shape = population, len(space.names)
-  floats = jnp.ones(shape[1], bool)
+  floats = jnp.ones(len(space.names), bool)
   if space.choices is not None:
     floats = jnp.asarray(space.choices) == 0
 
   # evosax broadcasts vectors over matrices, which a caller may have forbidden.
-  def start(key: Array, told: Told) -> State:
+  def start(key: Array, told: Told):
     best = told.x[jnp.argmax(told.scores)]
     with jax.numpy_rank_promotion('allow'):
-      strategy = init(key, best)
-    return strong(State(strategy, jnp.broadcast_to(best[None], shape)))
+      return strong(init(key, best))
 
-  def ask(key: Array, state: State):
+  def ask(key: Array, state) -> Array:
     with jax.numpy_rank_promotion('allow'):
-      x, strategy = algorithm.ask(key, state.strategy, params)
-    x = jnp.clip(x, 0.0, 1.0)
-    return x, State(strategy, x)
+      x, _ = algorithm.ask(key, state, params)
+    return jnp.clip(x, 0.0, 1.0)
 
-  def tell(key: Array, told: Told, state: State) -> State:
+  def tell(key: Array, told: Told, state):
     # A category says nothing of where in its bin x was: told its centre, the
     # distribution would shrink onto it.
-    x = jnp.where(floats[None], told.x[told.fresh], state.asked)
+    x = jnp.where(floats[None], told.x[told.fresh], told.asked)
     worse = jnp.argsort(jnp.argsort(-told.scores[told.fresh]))
-    with jax.numpy_rank_promotion('allow'):  # evosax minimises
-      strategy, _ = algorithm.tell(
-        key, x, worse.astype(x.dtype), state.strategy, params
-      )
-    return State(strategy, state.asked)
+    return strong(updated(algorithm, params, key, x, worse, state))
 
-  def mean(state: State) -> Array:
-    return jnp.clip(algorithm.get_mean(state.strategy), 0.0, 1.0)
+  def mean(state) -> Array:
+    return jnp.clip(algorithm.get_mean(state), 0.0, 1.0)
 
-  return Optimizer(jax.jit(start), jax.jit(ask), jax.jit(tell), mean)
+  def move(x: Array, state):
+    return state.replace(mean=x)
+
+  return Optimizer(
+    jax.jit(start), jax.jit(ask), jax.jit(tell), jax.jit(mean), jax.jit(move)
+  )
+
+
+def updated(algorithm, params, key: Array, x: Array, worse: Array, state):
+  """State of a distribution of evosax's that is told x [P, D], 0 the best."""
+  with jax.numpy_rank_promotion('allow'):
+    # Asking is what decomposes the covariance, which telling relies on.
+    _, ready = algorithm.ask(key, state, params)
+    state, _ = algorithm.tell(key, x, worse.astype(x.dtype), ready, params)
+  return state
 
 
 def strong(state):

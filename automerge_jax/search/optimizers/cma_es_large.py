@@ -42,4 +42,4 @@ def cma_es_large(
   def init(key: Array, mean: Array):
     return algorithm.init(key, mean, params)
 
-  return from_evosax(algorithm, params, init, population, space)
+  return from_evosax(algorithm, params, init, space)

@@ -91,7 +91,10 @@ def gp_bo(
       Matern(), x / of.spread(jnp.exp(log_scale))[None], diag=noise
     )
 
-  def fit(x: Array, y: Array, empty: Array, state: State):
+  def fitted(state: State) -> State:
+    x, empty = of(state.told.x), ~state.own
+    y = _normal_scores(state.told.scores, state.own)
+
     def loss(hyper):
       log_scale, log_noise = hyper
       likelihood = process(x, empty, *hyper).log_probability(y)
@@ -112,7 +115,8 @@ def gp_bo(
     (hyper, _), _ = jax.lax.scan(
       step, (start, rule.init(start)), None, length=steps
     )
-    return hyper
+    log_scale, log_noise = hyper
+    return state._replace(log_scale=log_scale, log_noise=log_noise)
 
   def around(key: Array, center: Array, state: State):
     """Points of the trust region, [M, D], and its edges, [D] and [D]."""
@@ -137,14 +141,12 @@ def gp_bo(
     )
     return jnp.where(mask, moved, center[None]), low, high
 
-  def ask(key: Array, state: State):
+  def ask(key: Array, state: State) -> Array:
     center_key, key = jax.random.split(key)
-    told = state.told
+    told, log_scale, log_noise = state.told, state.log_scale, state.log_noise
     empty = ~state.own
     y = _normal_scores(told.scores, state.own)
     x = of(told.x)
-    log_scale, log_noise = fit(x, y, empty, state)
-    state = state._replace(log_scale=log_scale, log_noise=log_noise)
     center = jnp.where(
       state.own.any(),
       told.x[jnp.argmax(jnp.where(state.own, told.scores, -jnp.inf))],
@@ -195,19 +197,21 @@ def gp_bo(
       both = jnp.stack([best, top])
       return both[jnp.argmax(sample(both))]
 
-    return jax.vmap(propose)(jax.random.split(key, population)), state
+    return jax.vmap(propose)(jax.random.split(key, population))
 
   def init(key: Array, told: Told) -> State:
     del key
     zero = jnp.zeros((), jnp.int32)
-    return State(
-      told,
-      told.scores > -jnp.inf,
-      jnp.full(num_dims, prior, jnp.float32),
-      jnp.asarray(-4.0, jnp.float32),  # a weak type would be traced twice
-      jnp.asarray(_FIRST, jnp.float32),
-      zero,
-      zero,
+    return fitted(
+      State(
+        told,
+        told.scores > -jnp.inf,
+        jnp.full(num_dims, prior, jnp.float32),
+        jnp.asarray(-4.0, jnp.float32),  # a weak type would be traced twice
+        jnp.asarray(_FIRST, jnp.float32),
+        zero,
+        zero,
+      )
     )
 
   def tell(key: Array, told: Told, state: State) -> State:
@@ -224,17 +228,19 @@ def gp_bo(
     length = jnp.where(shrink, length / 2, length)
     over = length < _SHORTEST
     own = (state.own | fresh) & (told.scores > -jnp.inf)
-    return state._replace(
-      told=told,
-      own=own & ~over,
-      log_scale=jnp.where(over, prior, state.log_scale),
-      log_noise=jnp.where(over, -4.0, state.log_noise),
-      length=jnp.where(over, _FIRST, length),
-      successes=jnp.where(grow | over, 0, successes),
-      failures=jnp.where(shrink | over, 0, failures),
+    return fitted(
+      state._replace(
+        told=told,
+        own=own & ~over,
+        log_scale=jnp.where(over, prior, state.log_scale),
+        log_noise=jnp.where(over, -4.0, state.log_noise),
+        length=jnp.where(over, _FIRST, length),
+        successes=jnp.where(grow | over, 0, successes),
+        failures=jnp.where(shrink | over, 0, failures),
+      )
     )
 
-  return Optimizer(jax.jit(init), jax.jit(ask), jax.jit(tell), None)
+  return Optimizer(jax.jit(init), jax.jit(ask), jax.jit(tell))
 
 
 def _normal_scores(scores: Array, own: Array) -> Array:

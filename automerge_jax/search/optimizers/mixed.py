@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from automerge_jax.search.optimizers import features
-from automerge_jax.search.optimizers.cma_es import strong
+from automerge_jax.search.optimizers.cma_es import strong, updated
 from automerge_jax.types import Array, Optimizer, SearchSpace, Told
 
 _PATIENCE = 1.5  # alpha of the adaptive rate (arXiv:1905.00885)
@@ -24,7 +24,6 @@ class State(NamedTuple):
     path: accumulated natural gradient, [C, O].
     weight: of what is accumulated, [].
     slowness: one over the size of a step, [].
-    asked: last proposals, [P, D].
   """
 
   strategy: Any
@@ -32,7 +31,6 @@ class State(NamedTuple):
   path: Array
   weight: Array
   slowness: Array
-  asked: Array
 
 
 def mixed(
@@ -101,6 +99,14 @@ def mixed(
     chances = chances - above * extra / above.sum(-1, keepdims=True)
     return chances / chances.sum(-1, keepdims=True)
 
+  def trusting(chances: Array, x: Array) -> Array:
+    """Chances of which those of the options of x [D] are what trust demands."""
+    chosen = options(x)
+    now = (chosen * chances).sum(-1, keepdims=True)
+    wanted = trust + (1 - trust) / count[:, None]
+    share = jnp.clip((wanted - now) / jnp.maximum(1 - now, 1e-6), 0.0, 1.0)
+    return lifted(share * chosen + (1 - share) * chances)
+
   def init(key: Array, told: Told) -> State:
     best = told.x[jnp.argmax(told.scores)]
     strategy = ()
@@ -111,20 +117,19 @@ def mixed(
     even = jnp.asarray(exists / count[:, None], jnp.float32)
     state = State(
       strategy,
-      lifted(trust * options(best) + (1 - trust) * even),
+      trusting(even, best),
       jnp.zeros(exists.shape),
       jnp.zeros(()),
       jnp.ones(()),
-      jnp.broadcast_to(best[None], (population, len(best))),
     )
     return strong(state)
 
-  def ask(key: Array, state: State):
+  def ask(key: Array, state: State) -> Array:
     float_key, option_key = jax.random.split(key)
-    x, strategy = jnp.zeros((population, len(of.width))), ()
+    x = jnp.zeros((population, len(of.width)))
     if len(floats):
       with jax.numpy_rank_promotion('allow'):
-        drawn, strategy = algorithm.ask(float_key, state.strategy, params)
+        drawn, _ = algorithm.ask(float_key, state.strategy, params)
       x = x.at[:, floats].set(jnp.clip(drawn, 0.0, 1.0))
     if len(categories):
       index = jax.random.categorical(
@@ -133,21 +138,24 @@ def mixed(
         shape=(population, len(categories)),
       )
       x = x.at[:, categories].set((index + 0.5) / count[None])
-    return x, state._replace(strategy=strategy, asked=x)
+    return x
 
   def tell(key: Array, told: Told, state: State) -> State:
     x = told.x[told.fresh]
     order = jnp.argsort(-told.scores[told.fresh])
     if len(floats):
       # A space may set what does not count to a constant; drift is better.
-      x = jnp.where(of.active(x), x, state.asked)
-      worse = jnp.argsort(order).astype(x.dtype)
-      with jax.numpy_rank_promotion('allow'):  # evosax minimises
-        strategy, _ = algorithm.tell(
-          key, x[:, floats], worse, state.strategy, params
-        )
+      x = jnp.where(of.active(x), x, told.asked)
+      strategy = updated(
+        algorithm,
+        params,
+        key,
+        x[:, floats],
+        jnp.argsort(order),
+        state.strategy,
+      )
       state = state._replace(strategy=strategy)
-    return learned(state, x[order]) if len(categories) else state
+    return strong(learned(state, x[order]) if len(categories) else state)
 
   def learned(state: State, x: Array) -> State:
     """Chances after a generation x [P, D], best first."""
@@ -168,4 +176,19 @@ def mixed(
       slowness=state.slowness * jnp.exp(rate * drive),
     )
 
-  return Optimizer(jax.jit(init), jax.jit(ask), jax.jit(tell), None)
+  def mean(state: State) -> Array:
+    x = jnp.zeros(len(of.width))
+    if len(floats):
+      center = jnp.clip(algorithm.get_mean(state.strategy), 0.0, 1.0)
+      x = x.at[floats].set(center)
+    return x.at[categories].set((state.chances.argmax(-1) + 0.5) / count)
+
+  def move(x: Array, state: State) -> State:
+    if len(floats):
+      strategy = state.strategy.replace(mean=x[floats])
+      state = state._replace(strategy=strategy)
+    return state._replace(chances=trusting(state.chances, x))
+
+  return Optimizer(
+    jax.jit(init), jax.jit(ask), jax.jit(tell), jax.jit(mean), jax.jit(move)
+  )

@@ -110,7 +110,7 @@ def nsga2(
     """Which of [M, E] and [N, E] are equal, [M, N]."""
     return jax.vmap(lambda row: (row[None] == other).all(-1))(one)
 
-  def ask(key: Array, state: State):
+  def ask(key: Array, state: State) -> Array:
     first_key, second_key, cross_key, mutate_key, else_key = jax.random.split(
       key, 5
     )
@@ -131,7 +131,7 @@ def nsga2(
       np.tril(np.ones((len(x), len(x)), bool), -1)
     )
     repeated = known.any(-1) | earlier.any(-1)
-    return x[jnp.argsort(repeated)[:population]], state
+    return x[jnp.argsort(repeated)[:population]]
 
   def init(key: Array, told: Told) -> State:
     del key
@@ -141,4 +141,4 @@ def nsga2(
     del key, state
     return State(told)
 
-  return Optimizer(jax.jit(init), jax.jit(ask), jax.jit(tell), None)
+  return Optimizer(jax.jit(init), jax.jit(ask), jax.jit(tell))

@@ -18,11 +18,12 @@ def random_search(population: int, space: SearchSpace) -> Optimizer:
     del key, told
     return {'generation': jnp.zeros((), jnp.int32)}
 
-  def ask(key: Array, state):
-    return jax.random.uniform(key, (population, num_dims)), state
+  def ask(key: Array, state) -> Array:
+    del state
+    return jax.random.uniform(key, (population, num_dims))
 
   def tell(key: Array, told: Told, state):
     del key, told
     return {'generation': state['generation'] + 1}
 
-  return Optimizer(jax.jit(init), jax.jit(ask), jax.jit(tell), None)
+  return Optimizer(jax.jit(init), jax.jit(ask), jax.jit(tell))
