@@ -70,10 +70,13 @@ def test_by_task_weighs_items_within_their_task():
   np.testing.assert_array_equal(means, [1.0, 0.25])
 
 
-def play(schedule, rungs, population, generations, seed, fails=0.0, gain=0.0):
+def play(
+  schedule, rungs, population, generations, seed, fails=0.0, gain=0.0, goals=1
+):
   """What a search does: (generation, rung, position) of all that was scored.
 
-  Scores rise by `gain` a generation; some fail, and are in no order then.
+  Scores rise by `gain` a generation; some fail, and are in no order then. The
+  second goal is unrelated to the first.
   """
   rng = np.random.default_rng(seed)
   total = population * generations
@@ -86,6 +89,7 @@ def play(schedule, rungs, population, generations, seed, fails=0.0, gain=0.0):
   )
   scores[rng.random(scores.shape) < fails] = np.nan
   scores = np.where(np.isnan(scores).cumsum(1), np.nan, scores)
+  values = np.stack([scores, rng.normal(size=scores.shape) + 0 * scores], -1)
   log = []
   for g in range(generations):
     chosen = np.flatnonzero(generation_of == g)
@@ -93,7 +97,7 @@ def play(schedule, rungs, population, generations, seed, fails=0.0, gain=0.0):
     begun[chosen] = schedule.start(g)
     for rung in range(schedule.start(g), rungs - 1):
       scored = np.flatnonzero((begun >= rung) & ~np.isnan(scores[:, rung]))
-      best = scored[fronts.order(scores[scored, rung][:, None])]
+      best = scored[fronts.order(values[scored, rung, :goals])]
       chosen = schedule.promoted(rung, g, begun, generation_of, best)
       assert len(chosen) <= schedule.most(rung)
       assert (begun[chosen] == rung).all()
@@ -116,10 +120,17 @@ SCHEDULES = st.builds(
 
 
 @settings(max_examples=60, deadline=None)
-@given(SCHEDULES, st.integers(0, 99), st.sampled_from([0.0, 0.3, 0.9]))
-def test_promoted_were_scored_did_not_fail_and_come_once(made, seed, fails):
+@given(
+  SCHEDULES,
+  st.integers(0, 99),
+  st.sampled_from([0.0, 0.3, 0.9]),
+  st.integers(1, 2),
+)
+def test_promoted_were_scored_did_not_fail_and_come_once(
+  made, seed, fails, goals
+):
   schedule, rungs, population = made
-  log, scores = play(schedule, rungs, population, 9, seed, fails)
+  log, scores = play(schedule, rungs, population, 9, seed, fails, goals=goals)
   assert len({(rung, i) for _, rung, i in log}) == len(log)
   rung_of = {(i, rung): g for g, rung, i in log}
   for g, rung, i in log:
@@ -219,12 +230,14 @@ def test_asynchronous_is_asha_one_at_a_time(
 
 def test_asynchronous_approaches_one_in_eta():
   schedule = fidelity.schedule('asynchronous', (10, 30, 90), 9, 3)
-  log, _ = play(schedule, 3, 9, 300, seed=0)
+  log, _ = play(schedule, 3, 9, 90, seed=0)
   counts = np.bincount([rung for _, rung, _ in log])
-  assert counts[0] == 2700
-  np.testing.assert_allclose(counts[1:] / counts[:-1], 1 / 3, rtol=0.06)
-  expected = np.sum([schedule.expected(g) for g in range(300)], axis=0)
-  assert expected.tolist() == [2700, 900, 300]
+  assert counts[0] == 810
+  # At least the best third, and some that were of it for a time.
+  assert (counts[1:] >= counts[:-1] // 3).all()
+  assert (counts[1:] <= counts[:-1] / 3 * 1.15).all(), counts
+  expected = np.sum([schedule.expected(g) for g in range(90)], axis=0)
+  assert expected.tolist() == [810, 270, 90]
 
 
 def test_asynchronous_leaves_who_is_too_many_for_later():

@@ -54,12 +54,12 @@ def hyperband(eta: int, rungs: Sequence[int]) -> tuple[tuple[Stage, ...], ...]:
 
 def interleaved(shares: Sequence[int]) -> tuple[int, ...]:
   """Each index as often as its share, spread evenly: smooth round-robin."""
-  shares = np.asarray(shares) // math.gcd(*shares)
-  owed, order = np.zeros(len(shares), int), []
-  for _ in range(shares.sum()):
-    owed += shares
+  each = np.asarray(shares) // math.gcd(*shares)
+  owed, order = np.zeros(len(each), int), []
+  for _ in range(each.sum()):
+    owed += each
     order.append(int(np.argmax(owed)))
-    owed[order[-1]] -= shares.sum()
+    owed[order[-1]] -= each.sum()
   return tuple(order)
 
 
