@@ -61,8 +61,7 @@ class Race(NamedTuple):
 class Pairs(NamedTuple):
   """What is left of differences item by item, mine minus theirs.
 
-  All float32 [..., J, M, tasks]; fields of separate items can be combined, see
-  `together`.
+  All float32 [J, M, tasks], of a population [P, J, M, tasks].
 
   Attributes:
     count: items that both have.
@@ -87,7 +86,7 @@ class Rivals(NamedTuple):
     weights: of the tasks in each objective, [M, tasks].
     task: index of each item's task, int32 [n].
     below: each candidate's differences on the items of lower rungs, leaves
-      [P, J, M, tasks]; zeros on the lowest, `pairs` of no items.
+      [P, J, M, tasks], see `population_pairs`.
   """
 
   values: Array
@@ -147,28 +146,38 @@ def values(scores: Any, metrics: Sequence[str]) -> Array:
   return jnp.stack([of[metric] for metric in metrics], -2)
 
 
-@functools.partial(jax.jit, static_argnums=3)
 def pairs(mine: Array, theirs: Array, task: Array, num_tasks: int) -> Pairs:
   """Differences on common items; pure and jittable.
 
   Args:
-    mine: values of a candidate [..., M, n], NaN where there are none.
+    mine: values of a candidate [M, n], NaN where there are none.
     theirs: of its rivals, [J, M, n], likewise.
     task: index of each item's task, int32 [n].
     num_tasks: number of tasks.
   """
-  gap = mine[..., None, :, :] - theirs  # [..., J, M, n]
+  gap = (mine[None] - theirs).astype(jnp.float32)  # [J, M, n]
   known = jnp.isfinite(gap)
-  gap = jnp.where(known & (jnp.abs(gap) > ROUNDING), gap, 0.0)[..., None]
-  member = task[:, None] == jnp.arange(num_tasks)  # [n, tasks]
-  member = jnp.broadcast_to(member, (*gap.shape[:-1], num_tasks))
-  gap = jnp.where(member, gap, 0.0)
+  gap = jnp.where(known & (jnp.abs(gap) > ROUNDING), gap, 0.0)
+  of_task = jnp.arange(num_tasks)[:, None] == task[None]  # [tasks, n]
+
+  def each_task(values: Array) -> Array:  # [J, M, tasks, n]
+    return values[:, :, None] * of_task[None, None].astype(values.dtype)
+
+  gap = each_task(gap)
   return Pairs(
-    jnp.sum(member & known[..., None], -2).astype(gap.dtype),
-    jnp.sum(gap, -2),
-    jnp.sum(jnp.square(gap), -2),
-    jnp.max(jnp.abs(gap), -2, initial=0.0),
+    jnp.sum(each_task(known.astype(gap.dtype)), -1),
+    jnp.sum(gap, -1),
+    jnp.sum(jnp.square(gap), -1),
+    jnp.max(jnp.abs(gap), -1, initial=0.0),
   )
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def population_pairs(
+  mine: Array, theirs: Array, task: Array, num_tasks: int
+) -> Pairs:
+  """As `pairs` of P candidates [P, M, n]; of no items they are all zero."""
+  return jax.vmap(lambda one: pairs(one, theirs, task, num_tasks))(mine)
 
 
 def together(a: Pairs, b: Pairs) -> Pairs:
@@ -182,14 +191,15 @@ def together(a: Pairs, b: Pairs) -> Pairs:
 
 
 def statistic(found: Pairs, weights: Array) -> Array:
-  """By how many standard errors a candidate is behind, [..., J, M].
+  """By how many standard errors a candidate is behind, [J, M].
 
   0 where there is no difference, or no item yet of a task that counts.
 
   Args:
-    found: leaves [..., J, M, tasks].
+    found: leaves [J, M, tasks].
     weights: of the tasks, [M, tasks].
   """
+  weights = weights[None]
   matters = weights > 0
   each = jnp.where(matters, weights / jnp.maximum(found.count, 1.0), 0.0)
   largest = jnp.max(each * found.largest, -1)
@@ -199,21 +209,19 @@ def statistic(found: Pairs, weights: Array) -> Array:
   return jnp.where(told, -total / jnp.sqrt(jnp.where(told, square, 1.0)), 0.0)
 
 
-def stopped(
-  race: Race, found: Pairs, weights: Array, counts: Array
-) -> Array:
-  """Whether a candidate is behind a rival in every objective, bool [...].
+def stopped(race: Race, found: Pairs, weights: Array, counts: Array) -> Array:
+  """Whether a candidate is behind a rival in every objective, bool [].
 
   One look; the level is that of one of all looks of a rung and of all rivals
   that there are.
 
   Args:
     race: looks and error rate.
-    found: all differences so far, leaves [..., J, M, tasks].
+    found: all differences so far, leaves [J, M, tasks].
     weights: of the tasks in each objective, [M, tasks].
     counts: which rivals there are, bool [J].
   """
   tests = (race.looks - 1) * jnp.maximum(jnp.sum(counts), 1)
   bound = -jax.scipy.special.ndtri(race.error / tests)
-  behind = jnp.all(statistic(found, weights) >= bound, -1)  # [..., J]
-  return jnp.any(behind & counts, -1)
+  behind = jnp.all(statistic(found, weights) >= bound, -1)  # [J]
+  return jnp.any(behind & counts)

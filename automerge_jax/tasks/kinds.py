@@ -39,8 +39,9 @@ class Kind(NamedTuple):
     arrays: `(item set, slots, tokens) -> data, ...`: the items at these
       positions as registered dataclasses of arrays, in chunks of about so
       many tokens.
-    minibatches: `(item set, slots, count) -> data, ...`, leaves
-      [count, ...]: the same in equal shares, for gradient steps.
+    minibatches: `(item set, slots, count, tokens) -> data, ...`, leaves
+      [count, ...]: the same in equal shares, each in chunks of about so many
+      tokens, or for None in one piece, for gradient steps.
     data: the classes of `data`.
     scores: `(family, params, heads, data) -> (ItemScores [m], slots [m])`;
       slots of padding are one past the end.
@@ -80,18 +81,39 @@ def arrays(items: 'ItemSet', tokens_per_chunk: int = 2048) -> tuple[Any, ...]:
 
 def minibatches(items: 'ItemSet', count: int) -> tuple[Any, ...]:
   """All items in `count` equal shares, leaves [count, ...], on the device."""
-  made: list[Any] = []
-  for kind, slots in _by_kind(items):
-    made += kind.minibatches(items, slots, count)
-  return jax.tree.map(jnp.asarray, tuple(made))
+  return _shares(items, count, None)
+
+
+def blocks(
+  items: 'ItemSet', count: int, tokens_per_chunk: int = 2048
+) -> tuple[Any, ...]:
+  """All items in `count` equal shares, each as `arrays` makes them.
+
+  The shares hold about the same of every task; leaves [count, ...], on the
+  device.
+  """
+  return _shares(items, count, tokens_per_chunk)
 
 
 def scores(
-  family: Family, params: Any, heads: Mapping[str, Array], data: Any
+  family: Family,
+  params: Any,
+  heads: Mapping[str, Array],
+  data: Any,
+  choices: bool = False,
 ) -> tuple[ItemScores, Array]:
-  """Scores of the items in one piece of data, and their slots."""
+  """Scores of the items in one piece of data, and their slots.
+
+  Args:
+    family: of the model.
+    params: of the model.
+    heads: stacked task heads.
+    data: one piece of what `arrays` or `minibatches` made.
+    choices: whether to return `ItemScores.choices`, where there are any.
+  """
   kind = next(k for k in KINDS.values() if isinstance(data, k.data))
-  return kind.scores(family, params, heads, data)
+  found, slots = kind.scores(family, params, heads, data)
+  return found if choices else dataclasses.replace(found, choices=None), slots
 
 
 def finish(
@@ -109,6 +131,15 @@ def finish(
       metric[slots], marks = kind.finish(items, slots, scores.answer[slots])
       flags[slots] |= marks
   return metric, flags
+
+
+def _shares(
+  items: 'ItemSet', count: int, tokens_per_chunk: int | None
+) -> tuple[Any, ...]:
+  made: list[Any] = []
+  for kind, slots in _by_kind(items):
+    made += kind.minibatches(items, slots, count, tokens_per_chunk)
+  return jax.tree.map(jnp.asarray, tuple(made))
 
 
 def _by_kind(items: 'ItemSet') -> Iterator[tuple[Kind, np.ndarray]]:
@@ -135,16 +166,29 @@ def _bucketed(
       total=len(items),
     )
 
-  def minibatches(items: 'ItemSet', slots: np.ndarray, count: int):
+  def minibatches(
+    items: 'ItemSet', slots: np.ndarray, count: int, tokens: int | None
+  ):
     """Deals the items of each bucket in turn: equal shapes, like mixtures."""
     dealt = []
-    for whole in arrays(items, slots, 2**30):
+    pieces = arrays(items, slots, 2**30)
+    most = [
+      piece.slot.shape[1]
+      for piece in (pieces if tokens is None else arrays(items, slots, tokens))
+    ]
+    for whole, rows in zip(pieces, most, strict=True):
       flat = jax.tree.map(lambda leaf: leaf[0], whole)  # one chunk
       real = np.flatnonzero(flat.slot < len(items))
       size = -(-len(real) // count)
       order = np.full(size * count, -1)
       order[: len(real)] = real
       order = order.reshape(size, count).T  # [count, B]
+      if tokens is not None:
+        chunks = -(-size // rows)
+        batch = -(-size // chunks)
+        spare = ((0, 0), (0, chunks * batch - size))
+        order = np.pad(order, spare, constant_values=-1)
+        order = order.reshape(count, chunks, batch)
       share = jax.tree.map(lambda leaf, at=order: leaf[at], flat)
       share.slot[order < 0] = len(items)
       dealt.append(share)
@@ -194,7 +238,9 @@ def _queues(items: 'ItemSet', slots: np.ndarray, tokens_per_chunk: int):
   )
 
 
-def _answer_minibatches(items: 'ItemSet', slots: np.ndarray, count: int):
+def _answer_minibatches(
+  items: 'ItemSet', slots: np.ndarray, count: int, tokens: int | None
+):
   """The first accepted answers, whose likelihood has a gradient."""
   encoded = list(items.encoded)
   for i in slots:
@@ -203,7 +249,7 @@ def _answer_minibatches(items: 'ItemSet', slots: np.ndarray, count: int):
     asked = Request(one.source or one.prompt, one.answer)
     encoded[i] = likelihood.Query(((asked,),), (1.0,), False, start)
   told = dataclasses.replace(items, encoded=tuple(encoded))
-  return likelihood.minibatches(told, slots, count)
+  return likelihood.minibatches(told, slots, count, tokens)
 
 
 def _graded(items: 'ItemSet', slots: np.ndarray, answers: np.ndarray):

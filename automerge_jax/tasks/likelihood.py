@@ -68,11 +68,17 @@ def arrays(
 
 
 def minibatches(
-  items: 'ItemSet', slots: np.ndarray, count: int
+  items: 'ItemSet',
+  slots: np.ndarray,
+  count: int,
+  tokens_per_chunk: int | None = None,
 ) -> tuple[Data, ...]:
-  """The same dealt in turn to `count` equal shares, leaves [count, ...]."""
+  """The same dealt in turn to `count` equal shares, leaves [count, ...].
+
+  Without `tokens_per_chunk` each share is one chunk.
+  """
   dealt = [slots[i::count] for i in range(count)]
-  shares = _data(items, dealt, 2**30)  # one chunk
+  shares = _data(items, dealt, tokens_per_chunk or 2**30)
   return (jax.tree.map(lambda *leaves: np.stack(leaves), *shares),)
 
 
@@ -141,6 +147,9 @@ def score(
   scores = ItemScores(
     score=jnp.where(data.compared, right, metric[:, 0]),
     log_likelihood=jnp.where(data.compared, chosen, sums[:, 0]),
+    choices=jnp.where(
+      exists & data.compared[:, None], log_softmax, -jnp.inf
+    ),
   )
   return scores, data.slot
 
