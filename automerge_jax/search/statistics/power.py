@@ -46,13 +46,13 @@ def detectable(
     raise ValueError(f'items a task {list(items)}: expected at least one each')
   w = np.ones(len(items)) if weights is None else np.asarray(weights, float)
   n = 1 / float(np.sum((w / w.sum()) ** 2 / np.asarray(items)))
-  z = stats.norm.ppf(power)
-  first = stats.norm.ppf(1 - level / 2) * math.sqrt(discordant / n)
-  # (n + z^2) d^2 - 2 n first d + n first^2 - z^2 q = 0, the larger root.
-  root = (n * first) ** 2 - (n + z**2) * (n * first**2 - z**2 * discordant)
-  if root < 0:
+  first, second = stats.norm.ppf([1 - level / 2, power])
+  # (n + second^2) d^2 - 2 first sqrt(q n) d + (first^2 - second^2) q = 0
+  rest = n + second**2 - first**2
+  if rest < 0:
     return None
-  d = (n * first + math.sqrt(root)) / (n + z**2)
+  d = first * math.sqrt(n) + second * math.sqrt(rest)
+  d *= math.sqrt(discordant) / (n + second**2)
   return float(d) if d <= discordant else None
 
 

@@ -6,13 +6,18 @@ corrected cross-validation does: Tsamardinos et al. 2018, Mach. Learn.
 107:1895). Chosen and scored on different items, it has no upward bias; it is a
 little pessimistic, since a resample chooses by fewer different items. Shifting
 the winner's score by the bias found in resamples would correct too little: in
-resamples the observed differences count as true ones.
+resamples the observed differences count as true ones. Its interval is that of
+the out-of-bag scores: they vary by which items were left out and by who won.
+Of items drawn once a share of 1/e is left out, and the mean of a share f of n
+items scatters about that of all by (1 - f) / (f n) of an item's variance, so
+the scatter is scaled by sqrt(f / (1 - f)) to that of n items.
 
 Simultaneous intervals hold for all compared pairs at once, so also for the one
 that was chosen after looking (studentised max-type bootstrap: Romano and Wolf
 2005, Econometrica 73:1237).
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +30,7 @@ from automerge_jax.search.statistics.bootstrap import (
 )
 
 _CHUNK = 2**22  # resampled counts held at once
+_LEFT_OUT = math.exp(-1)  # share of items that a resample leaves out
 _TIED = 1e-9
 
 
@@ -34,7 +40,7 @@ class Winner(NamedTuple):
   Attributes:
     naive: as it was chosen, on the same items.
     value: corrected for the choice.
-    low, high: interval of the choice's own value, moved by the correction.
+    low, high: its interval.
   """
 
   naive: float
@@ -69,12 +75,8 @@ def best_of(
     level: of the interval.
   """
   scores, tasks = checked(scores, tasks)
-  means = task_mean(scores, tasks)
-  naive = float(means.max())
-  value = float(_out_of_bag([scores], tasks, seed, draws)[0])
-  mine = scores[[int(means.argmax())]]
-  drawn = resampled_means(mine, tasks, seed, draws)[0]
-  return _moved(naive, value, drawn, level)
+  drawn = _out_of_bag([scores], tasks, seed, draws)[0]
+  return _winner(float(task_mean(scores, tasks).max()), drawn, level)
 
 
 def difference_of_bests(
@@ -97,12 +99,9 @@ def difference_of_bests(
   """
   ours, tasks = checked(ours, tasks)
   theirs, _ = checked(theirs, tasks)
-  first, second = task_mean(ours, tasks), task_mean(theirs, tasks)
-  naive = float(first.max() - second.max())
+  naive = task_mean(ours, tasks).max() - task_mean(theirs, tasks).max()
   one, other = _out_of_bag([ours, theirs], tasks, seed, draws)
-  pair = np.stack([ours[first.argmax()], theirs[second.argmax()]])
-  drawn = resampled_means(pair, tasks, seed, draws)
-  return _moved(naive, float(one - other), drawn[0] - drawn[1], level)
+  return _winner(float(naive), one - other, level)
 
 
 def simultaneous(
@@ -154,11 +153,12 @@ def simultaneous(
   )
 
 
-def _moved(
-  naive: float, value: float, drawn: np.ndarray, level: float
-) -> Winner:
-  low, high = percentiles(drawn, level)
-  return Winner(naive, value, low + value - naive, high + value - naive)
+def _winner(naive: float, drawn: np.ndarray, level: float) -> Winner:
+  value = drawn.mean()
+  scale = math.sqrt(_LEFT_OUT / (1 - _LEFT_OUT))
+  return Winner(
+    naive, float(value), *percentiles(value + scale * (drawn - value), level)
+  )
 
 
 def _covariance(rows: np.ndarray, tasks: np.ndarray) -> np.ndarray:
@@ -175,7 +175,7 @@ def _covariance(rows: np.ndarray, tasks: np.ndarray) -> np.ndarray:
 def _out_of_bag(
   groups: list[np.ndarray], tasks: np.ndarray, seed: int, draws: int
 ) -> np.ndarray:
-  """Mean out-of-bag score of each group's winner, [groups].
+  """Out-of-bag scores of each group's winner, [groups, draws].
 
   Resamples that leave out no item of some task are left out themselves.
   """
@@ -207,6 +207,6 @@ def _out_of_bag(
     mine = slice(start, start + len(group))
     winner = chosen_by[mine].argmax(axis=0)
     values = scored[mine][winner, np.arange(draws)]
-    found.append((values[usable] / len(present)).mean())
+    found.append(values[usable] / len(present))
     start += len(group)
   return np.asarray(found)
