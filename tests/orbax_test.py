@@ -1,6 +1,8 @@
 """Orbax checkpoints: round trips, resume steps, errors that name the leaf."""
 
 import concurrent.futures
+import shutil
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +86,95 @@ def test_half_written_step_is_not_used(tmp_path):
   (half / 'state').write_text('')
   step, _ = orbax.load_step(tmp_path / 'steps', {'x': jnp.ones(2)})
   assert step == 1
+
+
+class _State(NamedTuple):
+  strategy: Any
+  table: Any
+  keys: Any
+  nothing: Any
+  empty: Any
+
+
+def _state(step):
+  """A state as optimizers have them: keys, None, empty and odd leaves."""
+  odd = np.uint32([0x7FC00001, 0x80000000, 0x00000001, 0xFF800000])
+  key = jax.random.key(step)
+  return _State(
+    optax.adamw(1e-3).init({'x': jnp.full(3, step, jnp.float32)}),
+    {
+      'odd': jnp.asarray(odd.view(np.float32)),
+      'half': jnp.ones(2, jnp.bfloat16),
+    },
+    (key, jax.random.split(key, 4), jax.random.key(5, impl='rbg')),
+    None,
+    {'options': jnp.zeros((0, 4)), 'strategy': ()},
+  )
+
+
+def _assert_same_bits(have, want):
+  assert jax.tree.structure(have) == jax.tree.structure(want)
+  for a, b in zip(jax.tree.leaves(have), jax.tree.leaves(want), strict=True):
+    assert isinstance(a, jax.Array)
+    assert a.dtype == b.dtype
+    assert a.shape == b.shape
+    if jax.dtypes.issubdtype(b.dtype, jax.dtypes.prng_key):
+      assert jax.random.key_impl(a) == jax.random.key_impl(b)
+      a, b = jax.random.key_data(a), jax.random.key_data(b)
+    assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_a_state_is_restored_bit_for_bit_from_its_types(tmp_path):
+  like = jax.eval_shape(lambda: _state(0))
+  assert orbax.restore_step(tmp_path / 'steps', like) is None
+  for step in (3, 10, 11):
+    orbax.save_step(tmp_path / 'steps', step, _state(step))
+  for asked in (like, _state(0)):
+    step, state = orbax.restore_step(tmp_path / 'steps', asked)
+    assert step == 11
+    _assert_same_bits(state, _state(11))
+  assert orbax.load_step(tmp_path / 'steps', _state(0))[0] == 11
+  assert {p.name for p in (tmp_path / 'steps').iterdir()} == {'10', '11'}
+
+
+@pytest.mark.parametrize('damage', ['cut', 'gone', 'empty', 'emptied', 'half'])
+def test_a_damaged_last_step_is_passed_over(tmp_path, damage):
+  folder, like = tmp_path / 'steps', jax.eval_shape(lambda: _state(0))
+  for step in (1, 2):
+    orbax.save_step(folder, step, _state(step))
+  last = folder / '2'
+  files = [p for p in last.rglob('*') if p.is_file()]
+  if damage == 'cut':  # written, but never reached the disk
+    for path in files:
+      path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  elif damage == 'emptied':
+    for path in files:
+      path.write_bytes(b'')
+  elif damage == 'gone':
+    shutil.rmtree(last / 'state')
+  elif damage == 'empty':
+    shutil.rmtree(last)
+    last.mkdir()
+  else:  # under its first name still
+    last.rename(folder / '2.orbax-checkpoint-tmp')
+  step, state = orbax.restore_step(folder, like)
+  assert step == 1
+  _assert_same_bits(state, _state(1))
+  for again in (2, 3):  # and the search goes on from there
+    orbax.save_step(folder, again, _state(again))
+    assert orbax.restore_step(folder, like)[0] == again
+  assert {p.name for p in folder.iterdir()} == {'2', '3'}
+
+
+def test_a_state_of_another_shape_is_not_restored(tmp_path):
+  orbax.save_step(tmp_path / 'steps', 1, {'x': jnp.ones(2), 'e': jnp.ones(3)})
+  for like in (
+    {'x': jnp.ones(3), 'e': jnp.ones(3)},
+    {'x': jnp.ones(2), 'e': jnp.ones(0)},
+    {'x': jnp.ones(2)},
+    {'x': jnp.ones(2), 'e': jnp.ones(3), 'f': jnp.ones(3)},
+  ):
+    assert orbax.restore_step(tmp_path / 'steps', like) is None
 
 
 def test_a_safetensors_model_as_orbax_and_back(tmp_path):

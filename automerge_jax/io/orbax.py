@@ -9,7 +9,9 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 from automerge_jax import trees
@@ -157,7 +159,7 @@ def save_step(
   with ocp.training.Checkpointer(
     _absolute(folder), preservation_policy=policy, cleanup_tmp_directories=True
   ) as checkpointer:
-    checkpointer.save(step, _host(tree), overwrite=True)
+    checkpointer.save(step, _without_empty(_host(tree)), overwrite=True)
 
 
 def load_step(folder: str | pathlib.Path, like: Any) -> tuple[int, Any] | None:
@@ -173,8 +175,68 @@ def load_step(folder: str | pathlib.Path, like: Any) -> tuple[int, Any] | None:
     if checkpointer.latest is None:
       return None
     step = checkpointer.latest.step
-    _check(checkpointer.metadata(step).metadata, like, folder / str(step))
-    return step, checkpointer.load(step, like)
+    return step, _load_one(checkpointer, step, like, folder)
+
+
+def restore_step(
+  folder: str | pathlib.Path, like: Any
+) -> tuple[int, Any] | None:
+  """The newest step that can be read, and its state on the default device.
+
+  For states that can also be computed anew: a step that is damaged, or has
+  another structure than is asked for, is passed over with a warning.
+
+  Args:
+    folder: as `save_step` was given it.
+    like: a pytree of arrays or of their shapes and types.
+
+  Returns:
+    The state bit for bit, or None if no step can be read.
+  """
+  folder = _absolute(folder)
+  if not folder.is_dir():
+    return None
+  steps = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]
+  blank = jax.tree.map(_blank, like)
+  for step in sorted(steps, reverse=True):
+    try:
+      with ocp.training.Checkpointer(folder) as checkpointer:
+        state = _load_one(checkpointer, step, blank, folder)
+    except Exception as error:  # whatever a damaged file leads to
+      told = str(error).partition('\n')[0][:200]
+      logging.warning('%s is passed over: %s', folder / str(step), told)
+      continue
+    return step, jax.tree.map(jnp.asarray, state)
+  return None
+
+
+def _load_one(
+  checkpointer: ocp.training.Checkpointer,
+  step: int,
+  like: Any,
+  folder: pathlib.Path,
+) -> Any:
+  stored = _without_empty(like)
+  _check(checkpointer.metadata(step).metadata, stored, folder / str(step))
+  loaded = iter(jax.tree.leaves(checkpointer.load(step, stored)))
+  return jax.tree.map(
+    lambda leaf: leaf if _is_empty(leaf) else next(loaded), like
+  )
+
+
+def _is_empty(leaf: Any) -> bool:
+  return getattr(leaf, 'size', 1) == 0
+
+
+def _without_empty(tree: Any) -> Any:
+  """The tree with None for arrays without elements, which are not stored."""
+  return jax.tree.map(lambda leaf: None if _is_empty(leaf) else leaf, tree)
+
+
+def _blank(leaf: Any) -> Any:
+  """An array like an array or its shape and type, of any content."""
+  make = jnp.empty if _has_key_type(leaf) else np.empty
+  return make(leaf.shape, leaf.dtype)
 
 
 def _absolute(path: str | pathlib.Path) -> pathlib.Path:
@@ -182,9 +244,11 @@ def _absolute(path: str | pathlib.Path) -> pathlib.Path:
 
 
 def _is_key(leaf: Any) -> bool:
-  return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
-    leaf.dtype, jax.dtypes.prng_key
-  )
+  return isinstance(leaf, jax.Array) and _has_key_type(leaf)
+
+
+def _has_key_type(leaf: Any) -> bool:
+  return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _host(tree: Any) -> Any:
