@@ -78,7 +78,7 @@ def test_differences_to_a_baseline_know_of_both_choices():
 def test_an_interval_over_all_pairs_is_wider_than_one_of_a_pair():
   rng = np.random.default_rng(3)
   scores = _models(rng, [0.85, 0.82, 0.8, 0.81, 0.8])
-  ours, theirs = scores[:6], scores[6:]
+  ours, theirs = scores[:4], scores[4:]
   alone = statistics.paired_bootstrap(ours[0], theirs[0], TASKS, seed=0)
   one = statistics.simultaneous(ours[:1], theirs, TASKS, (0, 0), 0, 4000)
   all_of_them = statistics.simultaneous(ours, theirs, TASKS, (0, 0), 0, 4000)
