@@ -14,11 +14,11 @@ import numpy as np
 from automerge_jax.io import safetensors
 from automerge_jax.recipe import Recipe
 from automerge_jax.search import (
+  archive,
   baselines,
   fronts,
   objectives,
   restacked,
-  rungs,
   selection,
   study,
 )
@@ -124,7 +124,7 @@ def choose(
 def _best(scored: Sequence[Scored], most: int) -> list[Scored]:
   """The best different recipes, best first."""
   found: dict[str, Scored] = {}
-  for i in np.argsort(-rungs.order(scored), kind='stable'):
+  for i in np.argsort(-archive.ranked(scored), kind='stable'):
     if scored[i].rung >= 0:
       found.setdefault(scored[i].candidate.recipe, scored[i])
   return list(found.values())[:most]

@@ -1,6 +1,7 @@
 """The main job: load, search, choose, export, score held out, report."""
 
 import contextlib
+import math
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import tqdm
+from absl import logging
 
 from automerge_jax import choice, delivery
 from automerge_jax.io import orbax
@@ -17,9 +19,13 @@ from automerge_jax.models import base as models
 from automerge_jax.report import summary
 from automerge_jax.search import (
   baselines,
+  budget,
+  climb,
   environment,
+  fidelity,
   history,
   plan,
+  racing,
   sanity,
   selection,
   shared,
@@ -30,6 +36,7 @@ from automerge_jax.search import job as jobs
 from automerge_jax.search import space as spaces
 from automerge_jax.search.job import BASE, Job
 from automerge_jax.search.ledger import Ledger
+from automerge_jax.search.objectives import Objectives
 from automerge_jax.search.optimizers import (
   cma_es,
   cma_es_large,
@@ -40,6 +47,7 @@ from automerge_jax.search.optimizers import (
 )
 from automerge_jax.search.settings import Settings
 from automerge_jax.tasks import splits
+from automerge_jax.tasks.itemset import ItemSet
 from automerge_jax.types import Optimizer, SearchSpace
 
 _WITH_STD = ('cma_es', 'cma_es_large', 'mixed')
@@ -73,7 +81,7 @@ def run(
       stack.enter_context(Ledger(folder / 'ledger.sqlite'))
       for folder in (workdir, *known)
     )
-    ledger.claim(_identity(settings, job))
+    ledger.claim(_identity(settings, job), _growing(settings))
     with _timed(phases, 'search'):
       outcome = _search(settings, job, space, ledger, workdir)
     with _timed(phases, 'choose'):
@@ -158,25 +166,7 @@ def _search(
   ledger: Ledger,
   workdir: pathlib.Path,
 ) -> study.Outcome:
-  what = plan.Study(
-    family=job.family,
-    method=job.method,
-    space=space,
-    optimizer=_optimizer(settings, space),
-    starts=baselines.starts(space, job.experts, settings.weights),
-    objective=settings.objective,
-    objectives=choice.objectives_of(settings, job),
-    rungs=settings.rungs,
-    promote=settings.promote,
-    population=settings.population,
-    candidates=settings.candidates,
-    batch_size=settings.batch_size,
-    gradient_steps=settings.gradient_steps,
-    gradient_rate=settings.gradient_rate,
-    minibatches=settings.minibatches,
-    setting=job.setting,
-    dtype=settings.dtype,
-  )
+  goals = choice.objectives_of(settings, job)
   items = job.items(
     {
       name: splits.search_items(
@@ -184,6 +174,37 @@ def _search(
       )
       for name, reference in job.references.items()
     }
+  )
+  what = plan.Study(
+    family=job.family,
+    method=job.method,
+    space=space,
+    optimizer=_optimizer(settings, space),
+    starts=baselines.starts(space, job.experts, settings.weights),
+    objectives=goals,
+    rungs=settings.rungs,
+    schedule=fidelity.schedule(
+      settings.schedule,
+      settings.rungs,
+      settings.population,
+      settings.eta,
+      settings.promote,
+    ),
+    population=settings.population,
+    candidates=_room(settings),
+    budget=budget.parse(settings.budget),
+    batch_size=settings.batch_size,
+    race=_race(settings, goals, items),
+    screen=settings.screen,
+    acquisition=settings.acquisition,
+    climb=_climb(settings),
+    climb_every=settings.gradient_every,
+    own=tuple(
+      job.experts.index(task) if task in job.experts else None
+      for task in job.references
+    ),
+    setting=job.setting,
+    dtype=settings.dtype,
   )
   gate = _gate(settings, job)
   originals = [job.tensors(name) for name in job.experts]
@@ -205,12 +226,15 @@ def _search(
     found = selection.model_scores(judge, job.experts, job.folders)
     start.check(candidates, scored, found)
 
-  with tqdm.tqdm(total=what.generations, unit='generation') as bar:
+  with tqdm.tqdm(unit=' items', unit_scale=True) as bar:
 
-    def progress(generation, scored):
-      top = max(scored, key=lambda row: (row.rung, row.values[row.rung]))
-      bar.set_postfix(best=f'{np.mean(top.accuracy):.3f}')
-      bar.update()
+    def progress(scored, spent, most):
+      reached = max(row.rung for row in scored)
+      if reached >= 0:
+        top = max(row.values[reached] for row in scored if row.rung == reached)
+        bar.set_postfix(generation=scored[0].generation, best=f'{top:.3f}')
+      bar.total = most
+      bar.update(spent - bar.n)
 
     def score_reference(rung, subset):
       judge = selection.judge(
@@ -237,11 +261,57 @@ def _search(
       job.folders,
       check_start=check_start,
       score_reference=score_reference,
+      restore=lambda state: orbax.restore_step(workdir / 'state', state),
       checkpoint=lambda step, state: orbax.save_step(
         workdir / 'state', step, state
       ),
       progress=progress,
     )
+
+
+def _room(settings: Settings) -> int:
+  """N, the most candidates of the search."""
+  if settings.candidates:
+    return settings.candidates
+  spendable = budget.parse(settings.budget)
+  if spendable is None:
+    raise ValueError(
+      'neither search.candidates nor search.budget is set: the search would '
+      "not end; for example --config.search.budget='100'"
+    )
+  if spendable.unit not in ('evaluations', 'items'):
+    return budget.MOST
+  added = np.diff([0, *settings.rungs]) * len(settings.tasks)
+  items = budget.in_items(spendable, budget.Costs(added, None))
+  # A race lets some go after a part of the lowest rung.
+  least = max(int(added[0]) // (2 if settings.race else 1), 1)
+  return budget.most_candidates(items, settings.population, least)
+
+
+def _race(
+  settings: Settings, goals: Objectives, items: ItemSet
+) -> racing.Race | None:
+  if not settings.race:
+    return None
+  reason = racing.possible(items)
+  if reason is not None:
+    logging.warning('no race inside rungs: %s', reason)
+    return None
+  metrics = [one.metric for one in goals.each]
+  return racing.race(settings.looks, settings.race, metrics)
+
+
+def _climb(settings: Settings) -> climb.Climb | None:
+  if not settings.gradient_steps:
+    return None
+  return climb.Climb(
+    settings.gradient_steps,
+    settings.gradient_rate,
+    settings.minibatches,
+    settings.gradient_objective or settings.objective,
+    settings.gradient_validation,
+    settings.gradient_shrinkage,
+  )
 
 
 def _gate(settings: Settings, job: Job) -> sanity.Gate:
@@ -266,13 +336,24 @@ def _gate(settings: Settings, job: Job) -> sanity.Gate:
   return sanity.Gate(inputs, sanity.limits(found))
 
 
+def _growing(settings: Settings) -> dict[str, float]:
+  """What may be raised when a search goes on."""
+  spendable = budget.parse(settings.budget)
+  return {
+    'candidates': settings.candidates or math.inf,
+    'budget': math.inf if spendable is None else spendable.amount,
+  }
+
+
 def _identity(settings: Settings, job: Job) -> dict[str, Any]:
-  """What must not change under a ledger; paths may."""
+  """What must not change under a ledger; paths may, and budgets may grow."""
   chosen = {
     name: value
     for name, value in vars(settings).items()
-    if name not in ('base', 'experts')
+    if name not in ('base', 'experts', 'candidates', 'budget')
   }
+  spendable = budget.parse(settings.budget)
+  chosen['budget unit'] = None if spendable is None else spendable.unit
   return chosen | {'models': dict(job.fingerprints), 'setting': job.setting}
 
 

@@ -153,7 +153,12 @@ class Ledger:
       "INSERT OR IGNORE INTO run VALUES ('note', ?, ?)",
       (key, json.dumps(value, sort_keys=True)),
     )
-    return json.loads(self._run('note')[key])
+    return self.noted(key)
+
+  def noted(self, key: str) -> Any:
+    """What was recorded by `note`, None if nothing was."""
+    text = self._run('note').get(key)
+    return None if text is None else json.loads(text)
 
   def _run(self, kind: str) -> dict[str, str]:
     query = 'SELECT key, value FROM run WHERE kind = ?'

@@ -5,12 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from automerge_jax.search.budget import Budget
+from automerge_jax.search.climb import SNAPSHOTS, Climb
+from automerge_jax.search.fidelity import Schedule
 from automerge_jax.search.ledger import Candidate
 from automerge_jax.search.objectives import Objectives
+from automerge_jax.search.racing import Race
 from automerge_jax.types import Family, MergeMethod, Optimizer, SearchSpace
-
-COST = 3  # forward passes that a gradient step is charged for each item
-SNAPSHOTS = 4  # candidates that a climb along the gradient proposes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,17 +21,20 @@ class Study:
   Attributes:
     family, method, space, optimizer: the parts that it is made of.
     starts: (origin, coefficients [D]) of the start points.
-    objective: 'accuracy' or 'log_likelihood', whose mean over tasks gradient
-      steps climb.
     objectives: what is maximised, and what must not fall.
     rungs: items a task at each rung, ascending.
-    promote: candidates of a generation that reach each further rung.
+    schedule: who is promoted.
     population: P.
-    candidates: budget, start points included.
+    candidates: most candidates, start points included.
+    budget: what may be spent; None: no bound but `candidates`.
     batch_size: see `evaluate.population_scorer`.
-    gradient_steps: gradient steps before the optimizer starts; 0 for none.
-    gradient_rate: learning rate, as a share of each range.
-    minibatches: into which the search items are dealt for gradient steps.
+    race: who is stopped inside a rung; None: nobody.
+    screen: proposals for each that is scored; 1: no surrogate.
+    acquisition: by which the surrogate keeps them.
+    climb: how to climb along the gradient; None: not at all.
+    climb_every: generations of the optimizer between two climbs; 0: one climb
+      before the first.
+    own: index of each task's own expert in the stack, None without one.
     setting: hash of everything else that scores depend on.
     dtype: in which merged models compute.
   """
@@ -40,16 +44,19 @@ class Study:
   space: SearchSpace
   optimizer: Optimizer
   starts: tuple[tuple[str, np.ndarray], ...]
-  objective: str
   objectives: Objectives
   rungs: tuple[int, ...]
-  promote: tuple[int, ...]
+  schedule: Schedule
   population: int
   candidates: int
+  budget: Budget | None
   batch_size: int | None
-  gradient_steps: int
-  gradient_rate: float
-  minibatches: int
+  race: Race | None
+  screen: int
+  acquisition: str
+  climb: Climb | None
+  climb_every: int
+  own: tuple[int | None, ...]
   setting: str
   dtype: str = 'float32'
 
@@ -58,24 +65,23 @@ class Study:
     return -(-len(self.starts) // self.population)
 
   @property
-  def climbs(self) -> int:
-    """Generations that hold what gradient steps propose."""
-    return int(self.gradient_steps > 0)
-
-  def climb_items(self, num_items: int) -> int:
-    """Items that the gradient steps are charged, of `num_items` in all."""
-    return round(self.gradient_steps * COST * num_items / self.minibatches)
-
-  @property
   def rows(self) -> int:
-    """Most candidates that there can be, N."""
-    return self.generations * self.population
+    """N, the room for candidates in arrays of one shape."""
+    own = len(self.starts) + SNAPSHOTS * (self.climb is not None)
+    return max(self.candidates, own + self.population)
 
-  @property
-  def generations(self) -> int:
-    rest = self.candidates - len(self.starts) - self.climbs * SNAPSHOTS
-    ours = max(rest // self.population, 0)
-    return self.start_generations + self.climbs + ours
+  def climbs(self, generation: int) -> bool:
+    """Whether a generation holds what a climb proposes."""
+    after = generation - self.start_generations
+    if self.climb is None or after < 0:
+      return False
+    if not self.climb_every:
+      return after == 0
+    return after % (self.climb_every + 1) == 0
+
+  def size(self, generation: int) -> int:
+    """Candidates of a generation after the start points."""
+    return SNAPSHOTS if self.climbs(generation) else self.population
 
 
 class Scored(NamedTuple):

@@ -10,33 +10,41 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from automerge_jax.merging import resolve, streaming
 from automerge_jax.merging.layers import layer_of
 from automerge_jax.search import (
+  archive,
   evaluate,
+  failures,
   fidelity,
   fronts,
   outside,
+  racing,
   sanity,
   shared,
 )
+from automerge_jax.search.archive import Row
 from automerge_jax.search.ledger import Candidate, Ledger, Scores
 from automerge_jax.search.plan import Scored, Study
 from automerge_jax.tasks import itemset, kinds
 from automerge_jax.tasks.itemset import ItemSet
 from automerge_jax.types import ExpertStack
 
+RIVALS = 4  # members of a front that candidates race, at most
+
 
 class RungScorer:
-  """One search's compiled scorer, item sets and counters.
+  """One search's compiled scorer, item sets, candidates and counters.
 
   Attributes:
     subsets: the items that each rung adds.
-    seen: (recipe, rung) pairs that were scored, now or before.
+    rows: every candidate, in order.
     reference: scores of the model that constraints are relative to, on each
       subset; None without constraints.
     seconds: spent in evaluation, and in first calls as compilation.
+    rate: (items, seconds) of calls that did not compile.
   """
 
   def __init__(
@@ -62,7 +70,10 @@ class RungScorer:
     self.settings = [
       f'search/{rung}/{study.setting}' for rung in range(len(study.rungs))
     ]
-    self.data = [kept(kinds.arrays(subset)) for subset in self.subsets]
+    dealt = kinds.arrays
+    if study.race:
+      dealt = functools.partial(kinds.blocks, count=study.race.looks)
+    self.data = [kept(dealt(subset)) for subset in self.subsets]
     for setting, subset in zip(self.settings, self.subsets, strict=True):
       ledger.record_items(setting, subset)
     self.scorer = evaluate.population_scorer(
@@ -73,17 +84,29 @@ class RungScorer:
       batch_size=study.batch_size,
       dtype=study.dtype,
       program=study.space.program,
+      race=study.race,
     )
     self.layers = {k.stored: layer_of(k.stored) for k in study.family.keys}
     self.reference: list[Scores] | None = None
     self.called: set[int] = set()  # rungs whose scorer is compiled
-    self.seen: set[tuple[str, int]] = set()  # (recipe, rung) that were scored
+    self.known: dict[tuple[str, int], Scores] = {}  # by recipe and rung
+    self.rows: list[Row] = []
     self.seconds: dict[str, float] = collections.defaultdict(float)
+    self.rate = (0, 0.0)
 
   @property
   def items(self) -> int:
     """Items scored, equal recipes once, now or before."""
-    return sum(len(self.subsets[rung]) for _, rung in self.seen)
+    return sum(
+      int(np.isfinite(scores.score).sum())
+      for scores in self.known.values()
+      if scores.score is not None
+    )
+
+  @property
+  def recipes(self) -> int:
+    """Recipes that were scored."""
+    return len({recipe for recipe, _ in self.known})
 
   @contextlib.contextmanager
   def timed(self, kind: str):
@@ -92,151 +115,230 @@ class RungScorer:
     yield
     self.seconds[kind] += time.perf_counter() - begin
 
-  def propose(
-    self,
-    generation: int,
-    proposals: Callable[[], list[tuple[str, np.ndarray]]],
-  ) -> list[Candidate]:
-    """Commits (origin, coefficients) pairs, or reads what was committed."""
-    committed = self.ledger.proposals(generation)
-    if committed:
-      return committed
-    candidates = [
-      Candidate(origin, self.hash(c), np.asarray(c, np.float32))
-      for origin, c in proposals()
-    ]
-    self.ledger.propose(generation, candidates)
-    return candidates
-
   def hash(self, coefficients: np.ndarray) -> str:
     recipe = self.study.space.describe(coefficients)
     return resolve.effective_hash(
       recipe, self.layers, self.study.family.num_layers
     )
 
+  def propose(
+    self, generation: int, proposals: Callable[[], list[Candidate]]
+  ) -> list[Candidate]:
+    """Commits proposals with their recipes, or reads what was committed."""
+    committed = self.ledger.proposals(generation)
+    if committed:
+      return committed
+    candidates = [
+      one._replace(recipe=self.hash(one.coefficients)) for one in proposals()
+    ]
+    self.ledger.propose(generation, candidates)
+    return candidates
+
   def score(self, generation: int, candidates: list[Candidate]) -> list[Scored]:
-    """Scores a generation rung by rung, promoting by the last rung's scores."""
-    count, rungs = len(candidates), len(self.subsets)
-    goals = self.study.objectives
-    values = np.full((rungs, count, len(goals.each)), np.nan)
-    violations = np.zeros((rungs, count))
-    accuracy = np.full((count, len(self.tasks)), np.nan)
-    reasons: list[str | None] = [None] * count
-    chosen = np.arange(count)
-    for rung in range(rungs):
-      if rung:
-        chosen = fronts.promoted(
-          values[rung - 1],
-          violations[rung - 1],
-          self.study.promote[rung - 1],
-        )
-      found = self.rung(rung, [candidates[i] for i in chosen])
+    """Scores a generation rung by rung, as the schedule promotes."""
+    schedule = self.study.schedule
+    self.rows += [Row(generation, candidate) for candidate in candidates]
+    start = schedule.start(generation)
+    for rung in range(len(self.subsets)):
+      if rung <= start:
+        chosen = [
+          i
+          for i, row in enumerate(self.rows)
+          if row.generation == generation and row.rung == rung - 1 == row.begun
+        ]
+      else:
+        chosen = schedule.promoted(
+          rung - 1,
+          generation,
+          np.asarray([row.begun for row in self.rows]),
+          np.asarray([row.generation for row in self.rows]),
+          self.order_at(rung - 1),
+        ).tolist()
+      found = self.rung(rung, [self.rows[i].candidate for i in chosen])
       for i in chosen:
-        parts = [
-          self.lookup(candidates[i].recipe, below) for below in range(rung)
-        ] + [found[candidates[i].recipe]]
-        scored = [p for p in parts if p is not None]
-        assert len(scored) == len(parts), 'a promoted candidate lacks a rung'
-        reasons[i] = next((p.failure for p in scored if p.failure), None)
-        if reasons[i] is None:
-          by_task = self.by_task(scored, rung)
-          values[rung, i] = goals.values(by_task)
-          violations[rung, i] = goals.violation(by_task, self.floor(rung))
-          accuracy[i] = by_task['accuracy']
-    return [
-      Scored(
-        generation,
-        candidate,
-        tuple(values[:, i].mean(axis=-1).tolist()),
-        values[:, i],
-        tuple(violations[:, i].tolist()),
-        tuple(accuracy[i].tolist()),
-        reasons[i],
-      )
-      for i, candidate in enumerate(candidates)
+        archive.add(
+          self.rows[i],
+          found[self.rows[i].candidate.recipe],
+          self.subsets,
+          self.study.objectives,
+          self.floor(rung),
+        )
+    mine = [row for row in self.rows if row.generation == generation]
+    return self.told(mine)
+
+  def told(self, rows: Sequence[Row] | None = None) -> list[Scored]:
+    """What is told of candidates, of all by default."""
+    chosen = self.rows if rows is None else rows
+    return archive.scored(chosen, self.subsets, self.study.objectives)
+
+  def order(self) -> np.ndarray:
+    """Rank scores of all candidates, [N]."""
+    return archive.order(self.rows, self.subsets, self.study.objectives)
+
+  def order_at(self, rung: int) -> np.ndarray:
+    """Positions of those with a score at a rung, best first."""
+    there = [i for i, row in enumerate(self.rows) if row.rung >= rung]
+    if not there:
+      return np.zeros(0, int)
+    values = np.asarray([self.rows[i].values[rung] for i in there])
+    broken = np.asarray([self.rows[i].violations[rung] for i in there])
+    return np.asarray(there)[fronts.order(values, broken)]
+
+  def incumbents(self, most: int) -> list[Row]:
+    """The best row, or some of the front, of the highest rung reached."""
+    top = max((row.rung for row in self.rows), default=-1)
+    if top < 0:
+      return []
+    best = self.order_at(top)
+    best = [i for i in best if self.rows[i].rung == top]
+    values = np.asarray([self.rows[i].values[top] for i in best])
+    broken = np.asarray([self.rows[i].violations[top] for i in best])
+    front = fronts.fronts(values, broken)
+    return [self.rows[i] for i, f in zip(best, front, strict=True) if f == 0][
+      :most
     ]
 
   def floor(self, rung: int) -> np.ndarray | None:
     """The reference model's scores up to a rung, [tasks]."""
     if self.reference is None:
       return None
-    return self.by_task(self.reference[: rung + 1], rung)['accuracy']
+    found = archive.by_task(self.reference[: rung + 1], self.subsets)
+    return found['accuracy']
 
-  def by_task(
-    self, parts: Sequence[Scores], rung: int
-  ) -> dict[str, np.ndarray]:
-    """Means over all items up to a rung, by metric, [tasks]."""
-    task = np.concatenate([s.task for s in self.subsets[: rung + 1]])
-    score = np.concatenate([part.score for part in parts])
-    likelihood = np.concatenate([part.log_likelihood for part in parts])
-    return {
-      'accuracy': fidelity.by_task(score, task),
-      'log_likelihood': fidelity.by_task(likelihood, task),
-    }
+  def best(self) -> np.ndarray:
+    """Coefficients [D] of the best candidate so far."""
+    best = self.rows[int(np.argmax(self.order()))]
+    return best.candidate.coefficients
 
-  def lookup(self, recipe: str, rung: int) -> Scores | None:
-    return self.ledger.scores(
-      recipe, self.settings[rung], self.tasks, self.subsets[rung].task
-    )
+  def pace(self) -> tuple[int, float]:
+    """(items, seconds) of scoring, without compilation."""
+    if not self.rate[0]:
+      self.evaluate(
+        0, [row.candidate for row in self.rows][: self.study.population]
+      )
+    return self.rate
 
   def first_rung(self, candidate: Candidate) -> Scores:
-    scores = self.lookup(candidate.recipe, 0)
-    assert scores is not None  # it was scored before
-    return scores
+    return self.known[candidate.recipe, 0]
 
   def rung(self, rung: int, candidates: list[Candidate]) -> dict[str, Scores]:
     """Scores on the items that a rung adds; each recipe at most once ever."""
-    found = {c.recipe: self.lookup(c.recipe, rung) for c in candidates}
-    self.seen |= {(recipe, rung) for recipe in found}
-    new = {c.recipe: c for c in candidates if found[c.recipe] is None}
+    wanted = {c.recipe: c for c in candidates}
+    for recipe in wanted:
+      if (recipe, rung) not in self.known:
+        scores = self.ledger.scores(
+          recipe, self.settings[rung], self.tasks, self.subsets[rung].task
+        )
+        if scores is not None:
+          self.known[recipe, rung] = scores
+    new = [c for c in wanted.values() if (c.recipe, rung) not in self.known]
     if new:
-      fresh = self.evaluate(rung, list(new.values()))
+      fresh = self.evaluate(rung, new)
       self.ledger.record(
         self.settings[rung], self.tasks, self.subsets[rung].task, fresh
       )
-      found |= fresh
-    return {recipe: scores for recipe, scores in found.items() if scores}
+      self.known |= {(recipe, rung): s for recipe, s in fresh.items()}
+    return {recipe: self.known[recipe, rung] for recipe in wanted}
 
   def evaluate(
     self, rung: int, candidates: list[Candidate]
   ) -> dict[str, Scores]:
     size, subset = self.study.population, self.subsets[rung]
+    assert len(candidates) <= size, 'a schedule promotes more than P'
     c = np.zeros((size, len(self.study.space.names)), np.float32)
     c[: len(candidates)] = [one.coefficients for one in candidates]
-    kind = 'evaluation' if rung in self.called else 'compilation'
+    given = (
+      jnp.asarray(c),
+      jnp.arange(size) < len(candidates),
+      self.stack,
+      self.heads,
+      self.gate,
+      self.data[rung],
+      len(subset),
+    )
+    if self.study.race:
+      given += (self.rivals(rung, candidates),)
+    first = rung not in self.called
     self.called.add(rung)
-    with self.timed(kind):
-      scores, vitals = jax.block_until_ready(
-        self.scorer(
-          jnp.asarray(c),
-          jnp.arange(size) < len(candidates),
-          self.stack,
-          self.heads,
-          self.gate,
-          self.data[rung],
-          len(subset),
-        )
-      )
-    host, measured, most = jax.device_get((scores, vitals, self.gate.limits))
+    begin = time.perf_counter()
+    try:
+      with self.timed('compilation' if first else 'evaluation'):
+        scores, vitals, *reached = jax.block_until_ready(self.scorer(*given))
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+      kind = failures.kind(error)
+      if kind is None:
+        raise
+      told = failures.memory(error, len(candidates), self.study.batch_size)
+      logging.error('%s', told)
+      return {
+        one.recipe: Scores(None, None, told, kind=kind) for one in candidates
+      }
+    found = jax.device_get((scores, vitals, *reached))
+    most = jax.device_get(self.gate.limits)
 
     def result(i: int) -> Scores:
-      of_one, found = jax.tree.map(lambda leaf: leaf[i], (host, measured))
-      reason = sanity.reason(found, most)
+      of_one, vital, *mask = jax.tree.map(lambda leaf: leaf[i], found)
+      reason = sanity.reason(vital, most)
       if reason is not None:
-        return Scores(None, None, reason)
+        return Scores(None, None, reason, kind=failures.kind(reason))
       recipe = self.study.space.describe(candidates[i].coefficients)
       return outside.complete(
         subset,
-        evaluate.finish(subset, of_one),
+        evaluate.finish(subset, of_one, *mask),
         lambda: streaming.merge(recipe, self.folders),
         self.folders['base'],
       )
 
-    return {one.recipe: result(i) for i, one in enumerate(candidates)}
+    fresh = {one.recipe: result(i) for i, one in enumerate(candidates)}
+    if not first:
+      done = sum(
+        np.isfinite(s.score).sum() for s in fresh.values() if not s.failure
+      )
+      spent = time.perf_counter() - begin
+      self.rate = self.rate[0] + int(done), self.rate[1] + spent
+    return fresh
 
+  def rivals(self, rung: int, candidates: list[Candidate]) -> racing.Rivals:
+    """Whom candidates race at a rung: the best that were scored there."""
+    goals, race = self.study.objectives, self.study.race
+    assert race is not None
+    count = 1 if len(goals.each) == 1 else RIVALS
+    weights = np.asarray([one.weights for one in goals.each], np.float32)
+    there = [r for r in self.incumbents(count) if r.rung >= rung]
+    if any(row.violations[row.rung] > 0 for row in there):
+      there = []  # whoever keeps the constraints may be behind
 
-def order(scored: Sequence[Scored]) -> np.ndarray:
-  """Rank scores of a list of candidates, see `fronts.ranks`."""
-  values = np.asarray([row.objectives for row in scored])  # [P, rungs, M]
-  violations = np.asarray([row.violations for row in scored])
-  return fronts.ranks(list(values.swapaxes(0, 1)), list(violations.T))
+    def values(parts: Sequence[Scores]) -> np.ndarray:
+      """[M, n]."""
+      joined = Scores(
+        np.concatenate([part.score for part in parts]),
+        np.concatenate([part.log_likelihood for part in parts]),
+      )
+      return np.asarray(racing.values(joined, race.metrics))
+
+    theirs = np.full((count, len(weights), len(self.subsets[rung])), np.nan)
+    for j, row in enumerate(there):
+      theirs[j] = values([row.parts[rung]])
+    task = [subset.task for subset in self.subsets]
+    below = np.concatenate([*task[:rung], np.zeros(0, np.int32)])
+    mine = np.full(
+      (self.study.population, len(weights), len(below)), np.nan, np.float32
+    )
+    lower = np.full((count, len(weights), len(below)), np.nan, np.float32)
+    if rung:
+      for i, one in enumerate(candidates):
+        mine[i] = values([self.known[one.recipe, r] for r in range(rung)])
+      for j, row in enumerate(there):
+        lower[j] = values(row.parts[:rung])
+    return racing.Rivals(
+      jnp.asarray(theirs, jnp.float32),
+      jnp.arange(count) < len(there),
+      jnp.asarray(weights),
+      jnp.asarray(task[rung], jnp.int32),
+      racing.pairs(
+        jnp.asarray(mine),
+        jnp.asarray(lower),
+        jnp.asarray(below, jnp.int32),
+        len(self.tasks),
+      ),
+    )

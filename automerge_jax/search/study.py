@@ -1,7 +1,8 @@
 """The search loop: propose, commit, score by rungs, commit, tell.
 
-It sees search items only. A search that is started again reads what it decided
-from the ledger and goes on to the same end.
+It sees search items only. Every decision follows from what the ledger holds, so
+a search that is started again goes on to the same end, and one with a larger
+budget begins as one with a smaller.
 """
 
 import pathlib
@@ -13,12 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from automerge_jax.search import evaluate, gradient, sanity, shared
+from automerge_jax.search import budget, climbing, evaluate, sanity
 from automerge_jax.search.ledger import Candidate, Ledger, Scores
 from automerge_jax.search.plan import Scored, Study
-from automerge_jax.search.rungs import RungScorer, order
+from automerge_jax.search.proposals import Proposer
+from automerge_jax.search.rungs import RungScorer
 from automerge_jax.tasks.itemset import ItemSet
 from automerge_jax.types import ExpertStack, SearchSpace, Told
+
+_BUDGET = 'budget in items'
 
 
 class Outcome(NamedTuple):
@@ -30,9 +34,12 @@ class Outcome(NamedTuple):
     items: items that were scored, equal recipes once, by this run or before;
       those of gradient steps at their cost.
     climb_items: the part of gradient steps.
+    budget: items that may be spent, None without a bound.
+    spent: items after each generation.
+    screening: rows of `screening.log`.
     evaluations: candidates that were scored, equal recipes once.
-    seconds: of this run in `evaluation`, `gradient`, `gate` and in first
-      calls (`compilation`).
+    seconds: of this run in `evaluation`, `gradient`, `surrogate`, `gate` and
+      in first calls (`compilation`).
     total_s: wall time of this run.
   """
 
@@ -40,6 +47,9 @@ class Outcome(NamedTuple):
   mean: np.ndarray | None
   items: int
   climb_items: int
+  budget: int | None
+  spent: list[int]
+  screening: list[dict[str, Any]]
   evaluations: int
   seconds: dict[str, float]
   total_s: float
@@ -57,8 +67,11 @@ def run(
   *,
   check_start: Callable[[list[Candidate], list[Scores], ItemSet], None],
   score_reference: Callable[[int, ItemSet], Scores],
+  restore: Callable[[Any], tuple[int, Any] | None] = lambda state: None,
   checkpoint: Callable[[int, Any], None] = lambda generation, state: None,
-  progress: Callable[[int, Sequence[Scored]], None] = lambda g, scored: None,
+  progress: Callable[[Sequence[Scored], int, int | None], None] = (
+    lambda scored, spent, most: None
+  ),
 ) -> Outcome:
   """Runs or continues a search.
 
@@ -75,8 +88,11 @@ def run(
       rung; raises when they are not what they should be.
     score_reference: `(rung, items) -> Scores` of the model that constraints are
       relative to.
+    restore: `state -> (generation, state)` that was kept last, or None; given
+      a state of the same structure.
     checkpoint: called with the optimizer's state after each generation.
-    progress: called after each generation with its candidates.
+    progress: called after each generation with its candidates, the items spent
+      and those that may be.
   """
   begin = time.perf_counter()
   scorer = RungScorer(study, seed, stack, heads, gate, items, ledger, folders)
@@ -85,64 +101,86 @@ def run(
       score_reference(rung, subset)
       for rung, subset in enumerate(scorer.subsets)
     ]
+  climber = climbing.Climber(study, scorer, items)
   init_key, loop_key = jax.random.split(jax.random.key(seed))
-  everything: list[Scored] = []
+  spent: list[int] = []
+  cost = budget.costs(scorer.subsets)
+  limit: int | None = None
 
-  def generation(
-    g: int, propose: Callable[[], list[tuple[str, np.ndarray]]]
-  ) -> list[Scored]:
+  def generation(g: int, propose: Callable[[], list[Candidate]]) -> None:
     scored = scorer.score(g, scorer.propose(g, propose))
-    everything.extend(scored)
-    progress(g, scored)
-    return scored
+    spent.append(scorer.items + climber.items)
+    progress(scored, spent[-1], limit)
+
+  def proposed(
+    origins: Sequence[tuple[str, np.ndarray]],
+  ) -> Callable[[], list[Candidate]]:
+    return lambda: [
+      Candidate(origin, '', np.asarray(c, np.float32)) for origin, c in origins
+    ]
 
   for g in range(study.start_generations):
     chunk = study.starts[g * study.population : (g + 1) * study.population]
-    generation(g, lambda chunk=chunk: list(chunk))
-  first = [row.candidate for row in everything]
+    generation(g, proposed(chunk))
+  first = [row.candidate for row in scorer.rows]
   with scorer.timed('gate'):
     check_start(first, [scorer.first_rung(c) for c in first], scorer.subsets[0])
-  for g in range(
-    study.start_generations, study.start_generations + study.climbs
-  ):
-    best = _best(everything)
-    generation(g, lambda c=best: _climb(study, scorer, stack, heads, items, c))
+  limit = _limit(study, scorer, ledger, cost)
 
-  space = study.space
-  quantise = jax.jit(jax.vmap(space.quantise))
-  encode = jax.jit(jax.vmap(space.encode))
-
-  def told(asked: jax.Array | None = None) -> Told:
-    count = len(everything)
-    c = np.zeros((study.rows, len(space.names)), np.float32)
-    c[:count] = [row.candidate.coefficients for row in everything]
-    filled = jnp.arange(study.rows) < count
-    scores = np.full(study.rows, -np.inf, np.float32)
-    scores[:count] = order(everything)
-    fresh = np.arange(count - study.population, count, dtype=np.int32)
-    x = jnp.where(filled[:, None], encode(jnp.asarray(c)), 0.5)
-    rows = jnp.asarray(np.maximum(fresh, 0))
-    return Told(
-      x, jnp.asarray(scores), rows, x[rows] if asked is None else asked
+  def fits(g: int) -> bool:
+    """Whether there is room and budget for another generation."""
+    upcoming = budget.expected(study.schedule, g, cost)
+    if study.climbs(g):
+      upcoming = climber.cost + study.size(g) * cost.full
+    return len(scorer.rows) + study.size(g) <= study.candidates and budget.fits(
+      limit, spent[-1], upcoming
     )
 
-  state = study.optimizer.init(init_key, told())
-  for g in range(study.start_generations + study.climbs, study.generations):
-    ask_key, tell_key = jax.random.split(jax.random.fold_in(loop_key, g))
-    x = study.optimizer.ask(ask_key, state)
-    generation(g, lambda x=x: [('search', c) for c in np.asarray(quantise(x))])
-    state = study.optimizer.tell(tell_key, told(x), state)
-    checkpoint(g, state)
+  def climb(g: int, start: np.ndarray) -> bool:
+    """Whether a climb found the best candidate so far."""
+    generation(g, lambda: climber.propose(start))
+    return scorer.rows[int(np.argmax(scorer.order()))].generation == g
+
+  g = study.start_generations
+  if study.climbs(g) and fits(g):
+    climb(g, scorer.best())
+    g += 1
+  encode = jax.jit(jax.vmap(study.space.encode))
+  state = study.optimizer.init(init_key, _told(study, scorer, encode))
+  kept = restore(state)
+  proposer = Proposer(study, scorer)
+  while fits(g):
+    if study.climbs(g):
+      start = scorer.best()
+      if study.optimizer.mean is not None and climber.turn % 2:
+        start = np.asarray(study.space.quantise(study.optimizer.mean(state)))
+      if climb(g, start) and study.optimizer.move is not None:
+        state = study.optimizer.move(
+          study.space.encode(jnp.asarray(scorer.best())), state
+        )
+    else:
+      ask_key, tell_key = jax.random.split(jax.random.fold_in(loop_key, g))
+      generation(g, lambda g=g, k=ask_key, s=state: proposer.propose(k, s, g))
+      if kept is None or g > kept[0]:
+        told = _told(study, scorer, encode)
+        state = study.optimizer.tell(tell_key, told, state)
+    if kept is not None and g == kept[0]:
+      state = kept[1]
+    elif kept is None or g > kept[0]:
+      checkpoint(g, state)
+    g += 1
   mean = None
   if study.optimizer.mean is not None:
     mean = np.asarray(study.space.quantise(study.optimizer.mean(state)))
-  climbed = study.climb_items(len(items))
   return Outcome(
-    everything,
+    scorer.told(),
     mean,
-    scorer.items + climbed,
-    climbed,
-    len({recipe for recipe, _ in scorer.seen}),
+    spent[-1],
+    climber.items,
+    limit,
+    spent,
+    proposer.log(),
+    scorer.recipes,
     dict(scorer.seconds),
     time.perf_counter() - begin,
   )
@@ -155,49 +193,38 @@ def positions(space: SearchSpace) -> int:
   return jax.eval_shape(space.program, c).layer.shape[0]
 
 
-def _best(scored: Sequence[Scored]) -> np.ndarray:
-  """Coefficients [D] of the best candidate so far."""
-  return scored[int(np.argmax(order(scored)))].candidate.coefficients
+def _told(
+  study: Study, scorer: RungScorer, encode: Callable[[Any], Any]
+) -> Told:
+  """All rows so far, in arrays of one shape."""
+  candidates = [row.candidate for row in scorer.rows]
+  count, dims = len(candidates), len(study.space.names)
+  c = np.zeros((study.rows, dims), np.float32)
+  c[:count] = [one.coefficients for one in candidates]
+  scores = np.full(study.rows, -np.inf, np.float32)
+  scores[:count] = scorer.order()
+  x = jnp.where(
+    (jnp.arange(study.rows) < count)[:, None], encode(jnp.asarray(c)), 0.5
+  )
+  fresh = jnp.asarray(
+    np.maximum(np.arange(count - study.population, count), 0), jnp.int32
+  )
+  asked = [one.asked for one in candidates[-study.population :]]
+  raw = x[fresh]
+  if len(asked) == study.population and all(a is not None for a in asked):
+    raw = jnp.asarray(np.stack([a for a in asked if a is not None]))
+  return Told(x, jnp.asarray(scores), fresh, raw)
 
 
-def _climb(
-  study: Study,
-  scorer: RungScorer,
-  stack: ExpertStack,
-  heads: evaluate.Heads,
-  items: ItemSet,
-  start: np.ndarray,
-) -> list[tuple[str, np.ndarray]]:
-  """Proposals along the gradient: two on the way, the end, the late mean."""
-  steps, space = study.gradient_steps, study.space
-  data = gradient.batches(items, study.minibatches)
-  data = data._replace(
-    data=shared.carried(study.family, stack, data.data, study.dtype)
-  )
-  ascent = gradient.ascent(
-    study.family,
-    study.method,
-    space,
-    study.objective,
-    study.gradient_rate,
-    steps,
-    study.dtype,
-  )
-  state = ascent.init(space.encode(jnp.asarray(start)))
-  path = []
-  for i in range(steps):
-    with scorer.timed('gradient' if i else 'compilation'):
-      state, value = ascent.step(jnp.asarray(i), state, stack, heads, data)
-      jax.block_until_ready(value)
-    path.append(np.asarray(ascent.x(state)))
-  late = np.mean(path[steps // 2 :], axis=0)
-  found = {
-    'gradient:half': path[steps // 2],
-    'gradient:late': path[3 * steps // 4],
-    'gradient:end': path[-1],
-    'gradient:mean': late,
-  }
-  return [
-    (origin, np.asarray(space.quantise(jnp.asarray(x))))
-    for origin, x in found.items()
-  ]
+def _limit(
+  study: Study, scorer: RungScorer, ledger: Ledger, cost: budget.Costs
+) -> int | None:
+  """The budget in items; what depends on time is measured once and recorded."""
+  if study.budget is None:
+    return None
+  if study.budget.unit != 'seconds':
+    return budget.in_items(study.budget, cost)
+  rate = ledger.noted(_BUDGET)
+  if rate is None:
+    rate = ledger.note(_BUDGET, budget.items_a_second(*scorer.pace()))
+  return budget.in_items(study.budget, cost, rate)
