@@ -273,3 +273,26 @@ def test_inputs_that_may_not_be_read_are_no_matter_of_the_output(tmp_path):
     with atomic.folder(tmp_path / 'out'):
       raise denied
   assert caught.value is denied
+
+
+@pytest.mark.parametrize('exchange', [True, False])
+def test_a_folder_takes_the_place_of_another(tmp_path, monkeypatch, exchange):
+  if not exchange:  # as a system without that call
+    monkeypatch.setattr(atomic, '_exchange', lambda one, other: False)
+  out, new = tmp_path / 'out', tmp_path / '.out.next'
+  for content in ('first', 'second', 'third'):
+    new.mkdir()
+    (new / content).write_text(content)
+    atomic.replace(new, out)
+    assert [p.name for p in tmp_path.iterdir()] == ['out']
+    assert [p.name for p in out.iterdir()] == [content]
+
+
+def test_two_names_are_exchanged_in_one_step(tmp_path):
+  for name in ('a', 'b'):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / name).touch()
+  assert atomic._exchange(tmp_path / 'a', tmp_path / 'b')
+  assert (tmp_path / 'a' / 'b').is_file()
+  assert (tmp_path / 'b' / 'a').is_file()
+  assert not atomic._exchange(tmp_path / 'a', tmp_path / 'nowhere')

@@ -67,6 +67,7 @@ def test_differences_are_listed(tmp_path):
 def test_missing_checkpoint_is_named(tmp_path):
   with pytest.raises(FileNotFoundError, match='nowhere'):
     orbax.load(tmp_path / 'nowhere')
+  assert orbax.metadata(tmp_path / 'nowhere') is None
 
 
 def test_steps_keep_the_newest(tmp_path):

@@ -6,6 +6,7 @@ is of a killed process, and removed.
 """
 
 import contextlib
+import ctypes
 import fcntl
 import glob
 import os
@@ -19,6 +20,8 @@ from absl import logging
 from automerge_jax.io import disk
 
 _SUFFIX = '.partial'
+_HERE = -100  # AT_FDCWD of fcntl.h: paths relative to the working directory
+_EXCHANGE = 2  # RENAME_EXCHANGE of stdio.h
 
 
 @contextlib.contextmanager
@@ -57,6 +60,38 @@ def folder(out: str | pathlib.Path, needed: int = 0) -> Iterator[pathlib.Path]:
     raise
   finally:
     os.close(lock)
+
+
+def replace(new: pathlib.Path, out: pathlib.Path) -> None:
+  """Puts a finished folder in the place of `out`, which is removed if there.
+
+  A kill at any moment leaves a whole `out`, the one or the other; what is then
+  left under the name `new` is to be removed. On systems that cannot exchange
+  two names in one step (other than Linux), there is no `out` for a moment.
+
+  Args:
+    new: the finished folder, in the parent of `out`.
+    out: what it is to be called.
+  """
+  if not os.path.lexists(out):
+    new.rename(out)
+  elif _exchange(new, out):
+    shutil.rmtree(new)
+  else:
+    old = out.with_name(f'.{out.name}.old')
+    shutil.rmtree(old, ignore_errors=True)
+    out.rename(old)
+    new.rename(out)
+    shutil.rmtree(old)
+  disk.sync(out.parent)
+
+
+def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
+  """Exchanges two names in one step, if system and file system can."""
+  rename = getattr(ctypes.CDLL(None, use_errno=True), 'renameat2', None)
+  return rename is not None and not rename(
+    _HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE
+  )
 
 
 def remove_leftovers(out: pathlib.Path) -> list[pathlib.Path]:

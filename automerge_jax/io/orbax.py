@@ -59,8 +59,11 @@ def load(path: str | pathlib.Path, like: Any = None) -> Any:
 
 
 def metadata(path: str | pathlib.Path) -> dict[str, Any] | None:
-  """What `save` was given as metadata."""
-  return ocp.metadata(_absolute(path)).custom_metadata
+  """What `save` was given as metadata; None where there is no checkpoint."""
+  path = _absolute(path)
+  if not ocp.is_orbax_checkpoint(path):
+    return None
+  return ocp.metadata(path).custom_metadata
 
 
 def save_checkpoint(path: str | pathlib.Path, source: Checkpoint) -> None:
