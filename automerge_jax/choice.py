@@ -1,8 +1,7 @@
 """The last word of a search: who is chosen, and how good the chosen are.
 
 Finalists and tuned baselines are chosen on the select items; what was chosen,
-the parents and the base are scored once on the held-out items. Only this
-module and the experts' own reports open the sealed items.
+the parents and the base are scored once on the held-out items.
 """
 
 import pathlib
@@ -11,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from automerge_jax import finalists, judges
 from automerge_jax.io import safetensors
 from automerge_jax.recipe import Recipe
 from automerge_jax.search import (
-  archive,
   baselines,
   fronts,
   objectives,
@@ -25,10 +24,7 @@ from automerge_jax.search import (
 from automerge_jax.search.job import BASE, Job
 from automerge_jax.search.ledger import Ledger
 from automerge_jax.search.objectives import Objectives
-from automerge_jax.search.plan import Scored
 from automerge_jax.search.settings import Settings
-from automerge_jax.tasks import sealed, splits
-from automerge_jax.tasks.itemset import ItemSet
 from automerge_jax.types import SearchSpace
 
 
@@ -40,11 +36,13 @@ class Choice(NamedTuple):
     recipes: chosen recipes by name: `merged`, the tuned baselines, and the
       members of a front as `front:0`, `front:1`, ...
     front: a row for each member; empty for one objective.
+    contest: see `contest.hold`, or `{'reason': why there is none}`.
   """
 
   finalists: list[dict[str, Any]]
   recipes: dict[str, Recipe]
   front: list[dict[str, Any]]
+  contest: dict[str, Any]
 
 
 def choose(
@@ -57,7 +55,7 @@ def choose(
 ) -> Choice:
   """Finalists and baselines, compared on select items."""
   goals = objectives_of(settings, job)
-  judge = _judge('select', settings, job, ledger, known, space)
+  judge = judges.judge('select', settings, job, ledger, known, space)
   floor = _floor(settings, goals, judge, job)
   rows = [
     {
@@ -65,7 +63,7 @@ def choose(
       'recipe': space.describe(row.candidate.coefficients),
       'search': row.values[row.rung],
     }
-    for row in _best(outcome.scored, settings.finalists)
+    for row in finalists.among(outcome.scored, settings.finalists)
   ]
   if outcome.mean is not None and len(goals.each) == 1:
     mean = space.describe(outcome.mean)
@@ -100,14 +98,15 @@ def choose(
     'merged': rows[index]['recipe'],
     'uniform': baselines.uniform(job.originals),
   }
-  for name, grid in baselines.grids(job.originals, BASE, settings).items():
+  grids = baselines.grids(job.originals, BASE, settings)
+  for name, grid in grids.items():
     if grid:
       chosen[name] = grid[selection.best(judge, grid, goals, floor)[0]]
   chosen |= {
     row['name']: rows[i]['recipe']
     for row, i in zip(front, members, strict=True)
   }
-  finalists = [
+  compared = [
     {
       'recipe_hash': job.recipe_hash(row['recipe']),
       'origin': row['origin'],
@@ -117,17 +116,20 @@ def choose(
     }
     for i, row in enumerate(rows)
   ]
-  finalists.sort(key=lambda row: not row['chosen'])
-  return Choice(finalists, chosen, front)
-
-
-def _best(scored: Sequence[Scored], most: int) -> list[Scored]:
-  """The best different recipes, best first."""
-  found: dict[str, Scored] = {}
-  for i in np.argsort(-archive.ranked(scored), kind='stable'):
-    if scored[i].rung >= 0:
-      found.setdefault(scored[i].candidate.recipe, scored[i])
-  return list(found.values())[:most]
+  compared.sort(key=lambda row: not row['chosen'])
+  held: dict[str, Any] = {
+    'reason': 'a member of a front is not chosen as the best'
+  }
+  if not front:
+    held = finalists.held(
+      judge,
+      goals,
+      floor,
+      ([row['recipe'] for row in rows], chosen['merged']),
+      (grids['task_arithmetic'], chosen['task_arithmetic']),
+      settings.seed,
+    )
+  return Choice(compared, chosen, front, held)
 
 
 def objectives_of(settings: Settings, job: Job) -> Objectives:
@@ -180,7 +182,7 @@ def parents(
   """
   own = {name: name for name in job.references if name in job.folders}
   if len(own) < len(job.tasks):
-    judge = _judge('select', settings, job, ledger, known)
+    judge = judges.judge('select', settings, job, ledger, known)
     found = selection.model_scores(judge, job.experts, job.folders)
     good = {
       name: (s.score, s.log_likelihood)
@@ -215,7 +217,7 @@ def score(
   """
   tasks, scores = {}, {}
   for split in ('search', 'heldout'):
-    judge = _judge(split, settings, job, ledger, known, space)
+    judge = judges.judge(split, settings, job, ledger, known, space)
     found = {
       name: judge.score_recipe(recipe)
       for name, recipe in chosen.items()
@@ -242,41 +244,3 @@ def score(
       if s.failure is None
     }
   return tasks, scores
-
-
-def _items(split: str, settings: Settings, job: Job) -> ItemSet:
-  source, n = {
-    'search': (splits.search_items, settings.rungs[-1]),
-    'select': (sealed.select_items, settings.select),
-    'heldout': (sealed.heldout_items, settings.heldout),
-  }[split]
-  return job.items(
-    {
-      name: source(place, n, settings.force_test_split)
-      for name, place in job.references.items()
-    }
-  )
-
-
-def _judge(
-  split: str,
-  settings: Settings,
-  job: Job,
-  ledger: Ledger,
-  known: Sequence[Ledger],
-  space: SearchSpace | None = None,
-) -> selection.Judge:
-  positions = None
-  if space is not None and space.program is not None:
-    positions = study.positions(space)
-  return selection.judge(
-    job.family,
-    job.heads,
-    _items(split, settings, job),
-    f'{split}/{job.setting}',
-    ledger,
-    job.folders,
-    known,
-    settings.dtype,
-    positions,
-  )

@@ -111,7 +111,7 @@ def run(
       outcome.scored,
       settings.rungs,
       len(job.tasks),
-      outcome.climb_items,
+      outcome.spent,
     ),
     seed=settings.seed,
     method=settings.method,

@@ -1,5 +1,6 @@
 """What a search did, as the report shows it."""
 
+import collections
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,39 +18,45 @@ def log(
   scored: Sequence[Scored],
   rungs: Sequence[int],
   num_tasks: int,
-  climb_items: int,
+  spent: Sequence[int],
 ) -> list[dict[str, Any]]:
   """One row a generation, counts from the start; see `summary.build`.
 
   Scores are the objective's (of several: their mean), of the highest rung that
   the generation reached; `incumbent` is the best so far, of those that break
-  the constraints least.
+  the constraints least. Evaluations count a recipe at a rung, also where it
+  failed or a race stopped it.
 
   Args:
     scored: every candidate, in order.
     rungs: items a task at each rung.
     num_tasks: number of tasks.
-    climb_items: items that gradient steps are charged, where there are any.
+    spent: items that were scored up to the end of each generation, equal
+      recipes once, those of gradient steps at their cost.
+
+  Raises:
+    ValueError: if `spent` has not one entry a generation.
   """
   rows: list[dict[str, Any]] = []
   seen: set[tuple[str, int]] = set()
-  items = failures = 0
-  added = np.diff([0, *rungs]) * num_tasks
+  failures = 0
   best: Scored | None = None
-  for generation in sorted({row.generation for row in scored}):
+  generations = sorted({row.generation for row in scored})
+  if generations != list(range(len(spent))):
+    raise ValueError(
+      f'items spent after {len(spent)} generations, but candidates are of '
+      f'{len(generations)}: {generations[:3]} ...'
+    )
+  for generation in generations:
     mine = [row for row in scored if row.generation == generation]
-    if any(row.candidate.origin.startswith('gradient') for row in mine):
-      items += climb_items
     for row in mine:
       failures += row.failure is not None
-      for rung in range(max(row.rung, 0) + 1):
-        if (row.candidate.recipe, rung) not in seen:
-          seen.add((row.candidate.recipe, rung))
-          items += int(added[rung])
+      seen |= {(row.candidate.recipe, r) for r in range(_begun(row) + 1)}
       if row.rung >= 0 and (best is None or _key(row) > _key(best)):
         best = row
     reached = max(row.rung for row in mine)
     top = [r.values[reached] for r in mine if r.rung == reached >= 0]
+    items = int(spent[generation])
     rows.append(
       {
         'generation': generation,
@@ -64,6 +71,61 @@ def log(
       }
     )
   return rows
+
+
+def spending(
+  scored: Sequence[Scored],
+  rungs: Sequence[int],
+  num_tasks: int,
+  gradient_items: int,
+) -> dict[str, Any]:
+  """Where the items of a search went; equal recipes count once.
+
+  Args:
+    scored: every candidate.
+    rungs: items a task at each rung.
+    num_tasks: number of tasks.
+    gradient_items: that gradient steps were charged.
+
+  Returns:
+    `rungs`: rows of `items` (a task), `completed`, `stopped` (by a race) and
+    `failed` (recipes), and `scored` (items, of all tasks); `items_saved` (that
+    races spared of the rungs in which they stopped a recipe),
+    `gradient_items`, and `failures` (candidates by reason).
+  """
+  furthest: dict[str, Scored] = {}
+  for row in scored:
+    other = furthest.setdefault(row.candidate.recipe, row)
+    if (_begun(row), row.seen) > (_begun(other), other.seen):
+      furthest[row.candidate.recipe] = row
+  recipes = list(furthest.values())
+  added = np.diff([0, *rungs]) * num_tasks
+  below = np.asarray([0, *rungs]) * num_tasks
+  rows, saved = [], 0
+  for rung, size in enumerate(rungs):
+    completed = sum(row.rung >= rung for row in recipes)
+    here = [row for row in recipes if _begun(row) == rung > row.rung]
+    stopped = [row for row in here if row.stopped]
+    partly = sum(row.seen - int(below[rung]) for row in stopped)
+    saved += len(stopped) * int(added[rung]) - partly
+    rows.append(
+      {
+        'items': int(size),
+        'completed': completed,
+        'stopped': len(stopped),
+        'failed': sum(row.failure is not None for row in here),
+        'scored': completed * int(added[rung]) + partly,
+      }
+    )
+  reasons = collections.Counter(
+    row.failure for row in scored if row.failure is not None
+  )
+  return {
+    'rungs': rows,
+    'items_saved': saved,
+    'gradient_items': int(gradient_items),
+    'failures': dict(reasons.most_common()),
+  }
 
 
 def points(
@@ -210,3 +272,8 @@ def _layer(output: Output) -> int:
 
 def _key(row: Scored) -> tuple[int, float, float]:
   return row.rung, -row.violations[row.rung], row.values[row.rung]
+
+
+def _begun(row: Scored) -> int:
+  """The highest rung at which it was scored, completed or not."""
+  return row.rung + (row.stopped or row.failure is not None)
