@@ -24,6 +24,7 @@ from automerge_jax.search import (
   environment,
   fidelity,
   history,
+  lock,
   plan,
   racing,
   sanity,
@@ -50,6 +51,7 @@ from automerge_jax.tasks import splits
 from automerge_jax.tasks.itemset import ItemSet
 from automerge_jax.types import Optimizer, SearchSpace
 
+_LEDGER = 'ledger.sqlite'
 _WITH_STD = ('cma_es', 'cma_es_large', 'mixed')
 
 
@@ -70,17 +72,31 @@ def run(
 
   Returns:
     The content of `summary.json`.
+
+  Raises:
+    InUseError: if another process works in `workdir`.
+    ValueError: if `workdir` is of another search; a larger budget is none.
   """
-  workdir.mkdir(parents=True, exist_ok=True)
+  with lock.held(workdir):
+    return _run(settings, workdir, command, known)
+
+
+def _run(
+  settings: Settings,
+  workdir: pathlib.Path,
+  command: str,
+  known: Sequence[pathlib.Path],
+) -> dict:
   phases: dict[str, float] = {}
   with _timed(phases, 'load'):
     job = jobs.load(settings)
     space = spaces.build(settings, job.family, job.experts, BASE)
   with contextlib.ExitStack() as stack:
-    ledger, *others = (
-      stack.enter_context(Ledger(folder / 'ledger.sqlite'))
-      for folder in (workdir, *known)
-    )
+    ledger = stack.enter_context(Ledger(workdir / _LEDGER))
+    others = [
+      stack.enter_context(Ledger(folder / _LEDGER, read_only=True))
+      for folder in known
+    ]
     ledger.claim(_identity(settings, job), _growing(settings))
     with _timed(phases, 'search'):
       outcome = _search(settings, job, space, ledger, workdir)
@@ -89,6 +105,7 @@ def run(
     chosen = made.recipes
     with _timed(phases, 'export'):
       delivery.export_merge(job, made, workdir)
+    ledger.look(job.recipe_hash(chosen['merged']))
     with _timed(phases, 'heldout'):
       tasks, scores = choice.score(
         settings,
