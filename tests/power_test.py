@@ -82,3 +82,16 @@ def test_discordance_is_what_the_variance_of_the_mean_needs():
   expected = (shares[0] / 100 + shares[1] / 400) / 4
   assert q / n == pytest.approx(expected)
   assert statistics.discordance(a, b, tasks, [1, 0]) == pytest.approx(shares[0])
+
+
+def test_graded_scores_have_a_mean_squared_difference():
+  rng = np.random.default_rng(0)
+  tasks = np.repeat([0, 1], 200)
+  a, b = rng.normal(0, 0.05, (2, 400))
+  q = statistics.discordance(a, b, tasks)
+  assert q == pytest.approx(np.mean((a - b) ** 2))
+  d = statistics.detectable([200, 200], q, graded=True)
+  assert d == pytest.approx(2.8 * np.sqrt(q / 400), rel=0.02)
+  assert statistics.detectable([200, 200], 4.0, graded=True) > 0
+  with pytest.raises(ValueError, match='at most 1'):
+    statistics.detectable([200, 200], 4.0)

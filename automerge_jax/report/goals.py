@@ -179,7 +179,7 @@ def _values(
   """Each objective of one model with its interval; drawn [draws, M].
 
   Intervals of accuracies are those of the other tables, for tasks and for the
-  plain mean.
+  mean over them.
   """
   found = {}
   for one, column in zip(each, drawn.T, strict=True):
@@ -188,8 +188,10 @@ def _values(
     mine = tasks == wanted[0]
     if len(wanted) == 1 and np.isin(rows[mine], (0, 1)).all():
       estimate = statistics.mean(rows[mine], seed)
-    elif one.metric == 'accuracy' and np.allclose(one.weights, one.weights[0]):
-      estimate = statistics.mean_bootstrap(rows, tasks, seed, draws)
+    elif one.metric == 'accuracy' and one.weights.all():
+      estimate = statistics.mean_bootstrap(
+        statistics.by_weight(rows, tasks, one.weights), tasks, seed, draws
+      )
     else:
       value = sum(
         one.weights[t] * rows[tasks == t].mean(dtype=float) for t in wanted

@@ -2,6 +2,8 @@
 
     {"verdict": str, "seed": int, "method": str, "space": str,
      "objective": str, "tasks": [TASK, ...],
+     "weights": null or {TASK: share of the mean},
+     "warnings": [str],
      "metrics": {TASK: str}, "parents": {TASK: EXPERT},
      "models": {MODEL: {"recipe_hash": str|null,
        SPLIT: {"mean": {"accuracy", "low", "high", "log_likelihood"},
@@ -29,7 +31,13 @@
      "search": {"candidates", "evaluations", "items", "full_evaluations",
        "generations", "failures",
        "curve": [{"generation", "candidates", "items", "full_evaluations",
-                  "best", "mean", "incumbent"}]},
+                  "best", "mean", "incumbent"}],
+       "spending": null or see `history.spending`,
+       "screening": null or [{"generation", "correlation", "on"}]},
+     "plan": null or see `foresight.foresee`,
+     "resolution": {SPLIT: {"items", "discordant", "detectable", "difference"}},
+     "contest": null or see `contest.hold`,
+     "generalisation": null or see `finalists.gaps`,
      "finalists": [{"recipe_hash", "origin", "search", "select"}],
      "coefficients": null or {"parameter": str, "experts": [str],
        "components": [str], "layers": [str],
@@ -38,20 +46,22 @@
      "environment": {...}}
 
 MODEL is `merged`, `expert:EXPERT`, `base`, `uniform`, `task_arithmetic` or
-another baseline; SPLIT is `search`, `select` or `heldout`, where it was
-scored. A task's own expert is its entry in `parents`. Accuracies are means of
-item scores by the task's metric, `truncated` and `unparsed` shares of items,
-log-likelihoods nats an item, intervals 95%: Wilson's for a task that is right
-or wrong, a stratified percentile bootstrap for other scores, for means over
-tasks and their differences, Newcombe's for a task's paired difference (where
-scores are not 0 or 1: a bootstrap, and `gained` and `lost` count items with a
-higher and a lower score, compared by a sign test). Objectives of a front's
-members and of the other models are held-out ones; its `volume` is of a box, see
-`report/goals.py`, and `others` are the parents, the base and the baselines. A
-constraint is kept where the merge falls no further than `most` below the
-reference, by the difference, and surely so where the whole interval says the
-same. Everything but `environment` is the same for the same scores. `best`,
-`mean` and `incumbent` are null in generations without such a score.
+another baseline; SPLIT is `search`, `select` or `heldout`, where it was scored.
+A task's own expert is its entry in `parents`. Accuracies are means of item
+scores by the task's metric, `truncated` and `unparsed` shares of items,
+log-likelihoods nats an item, means over tasks unweighted where `weights` is
+null, intervals 95%: Wilson's for a task that is right or wrong, a stratified
+percentile bootstrap for other scores, for means over tasks and their
+differences, Newcombe's for a task's paired difference (where scores are not 0
+or 1: a bootstrap, and `gained` and `lost` count items with a higher and a lower
+score, compared by a sign test). Objectives of a front's members and of the
+other models are held-out ones; its `volume` is of a box, see `report/goals.py`,
+and `others` are the parents, the base and the baselines. A constraint is kept
+where the merge falls no further than `most` below the reference, by the
+difference, and surely so where the whole interval says the same. Everything but
+`environment` is the same for the same scores. `best`, `mean` and `incumbent`
+are null in generations without such a score. `resolution` compares the merge
+with tuned task arithmetic, see `report/doubts.py`.
 """
 
 import math
@@ -60,13 +70,11 @@ from typing import Any
 
 import numpy as np
 
+from automerge_jax.report import doubts, measured, wording
 from automerge_jax.report import goals as goals_lib
-from automerge_jax.report import wording
+from automerge_jax.report.measured import Scores
 from automerge_jax.search import statistics
 from automerge_jax.search.objectives import Objectives
-from automerge_jax.types import TRUNCATED, UNPARSED
-
-Scores = Mapping[str, Mapping[str, np.ndarray]]
 
 _CURVE = (
   'generation',
@@ -98,6 +106,12 @@ def build(
   draws: int = 10_000,
   goals: Objectives | None = None,
   front: Sequence[Mapping[str, Any]] = (),
+  weights: Mapping[str, float] | None = None,
+  plan: Mapping[str, Any] | None = None,
+  spending: Mapping[str, Any] | None = None,
+  screening: Sequence[Mapping[str, Any]] | None = None,
+  contest: Mapping[str, Any] | None = None,
+  generalisation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Content of `summary.json`; the module's docstring has the schema.
 
@@ -125,6 +139,14 @@ def build(
     draws: bootstrap resamples.
     goals: objectives and constraints; None: no constraints, no front.
     front: its members, see `goals.front`; `merged` is the picked one.
+    weights: of tasks in all means over tasks, 1 where nothing is stated; None:
+      all alike.
+    plan: what was stated before the search, see `foresight.foresee`.
+    spending: where the items went, see `history.spending`.
+    screening: rows of `generation`, `correlation` (rank correlation of what
+      the surrogate foresaw with what was scored, None where unknown) and `on`.
+    contest: what the choice is worth, see `contest.hold`.
+    generalisation: gaps by rung, see `finalists.gaps`.
 
   Raises:
     ValueError: if a model that the comparisons need was not scored.
@@ -134,24 +156,30 @@ def build(
   _check(task_names, own, tasks, scores, log)
   held, held_tasks = scores['heldout'], np.asarray(tasks['heldout'])
   members = {'merged', *(row['name'] for row in front)}
-  merged = held['merged']['score']
+  share = np.asarray([(weights or {}).get(task, 1.0) for task in task_names])
+
+  def whole(values: np.ndarray, split: str = 'heldout') -> np.ndarray:
+    return statistics.by_weight(values, tasks[split], share)
+
+  merged = whole(held['merged']['score'])
   experts = {
-    key: _own(held, key, own, held_tasks) for key in ('score', 'log_likelihood')
+    key: measured.own(held, key, own, held_tasks)
+    for key in ('score', 'log_likelihood')
   }
-  floor = held['task_arithmetic']['score']
+  floor = whole(held['task_arithmetic']['score'])
   comparisons: dict[str, Any] = {
-    f'merged_vs_{name}': _difference(
+    f'merged_vs_{name}': measured.difference(
       statistics.paired_bootstrap(
-        merged, other['score'], held_tasks, seed, draws
+        merged, whole(other['score']), held_tasks, seed, draws
       )
     )
     for name, other in sorted(held.items())
     if name not in members
   }
-  comparisons['merged_vs_own_expert'] = _against_experts(
+  comparisons['merged_vs_own_expert'] = measured.against_experts(
     held, parents, task_names, held_tasks, seed
   )
-  before = scores['search']['merged']['score']
+  before = whole(scores['search']['merged']['score'], 'search')
   optimism = statistics.optimism(
     before, tasks['search'], merged, held_tasks, seed, draws
   )
@@ -160,8 +188,10 @@ def build(
       'recipe_hash': recipe_hashes.get(name),
       **{
         split: {
-          'mean': _mean(scores[split][name], tasks[split], seed, draws),
-          'tasks': _per_task(
+          'mean': measured.mean(
+            scores[split][name], tasks[split], share, seed, draws
+          ),
+          'tasks': measured.per_task(
             scores[split][name], tasks[split], task_names, seed
           ),
         }
@@ -174,7 +204,7 @@ def build(
   # Beside their picked one, members of a front are no rivals of the merge.
   siblings = {row['name']: models.pop(row['name'], {}) for row in front}
   gap = statistics.gap_closed(
-    merged, floor, experts['score'], held_tasks, seed, draws
+    merged, floor, whole(experts['score']), held_tasks, seed, draws
   )
   summary = {
     'verdict': '',
@@ -183,6 +213,9 @@ def build(
     'space': space,
     'objective': objective,
     'tasks': task_names,
+    'weights': None
+    if weights is None or len(set(share)) == 1
+    else dict(zip(task_names, share / share.sum(), strict=True)),
     'metrics': dict(metrics),
     'parents': {task: parents[task] for task in task_names},
     'models': models,
@@ -200,20 +233,29 @@ def build(
       goals, held, task_names, held_tasks, seed
     ),
     'experts_on_own_task': {
-      'heldout': {'mean': _mean(experts, held_tasks, seed, draws)}
+      'heldout': {
+        'mean': measured.mean(experts, held_tasks, share, seed, draws)
+      }
     },
     'comparisons': comparisons,
     'gap_closed': gap._asdict(),
     'optimism': {
       'search': float(statistics.task_mean(before, tasks['search'])),
       'heldout': float(statistics.task_mean(merged, held_tasks)),
-      **_difference(optimism),
+      **measured.difference(optimism),
     },
     'search': {
       **{key: log[-1][key] for key in _TOTALS},
       'generations': len(log),
       'curve': [{key: row[key] for key in _CURVE} for row in log],
+      'spending': None if spending is None else dict(spending),
+      'screening': None if screening is None else list(screening),
     },
+    'plan': None if plan is None else dict(plan),
+    'resolution': doubts.resolution(tasks, scores, share),
+    'contest': None if contest is None else dict(contest),
+    'generalisation': None if generalisation is None else dict(generalisation),
+    'warnings': [],
     'finalists': [
       {key: row[key] for key in ('recipe_hash', 'origin', 'search', 'select')}
       for row in finalists
@@ -222,6 +264,7 @@ def build(
     'environment': dict(environment),
   }
   summary['verdict'] = wording.verdict(summary)
+  summary['warnings'] = doubts.warnings(summary)
   return _plain(summary)
 
 
@@ -258,80 +301,6 @@ def _member(row: Mapping[str, Any]) -> dict[str, Any]:
   """What is stated of a member; its scores are found by split."""
   fields = ('name', 'recipe_hash', 'picked', 'why')
   return {key: row[key] for key in fields} | {'on_select': row.get('select')}
-
-
-def _own(
-  held: Scores, key: str, own: Sequence[str], tasks: np.ndarray
-) -> np.ndarray:
-  """Each item's score by its task's own expert, [n]."""
-  rows = np.stack([held[f'expert:{name}'][key] for name in own])
-  return rows[tasks, np.arange(len(tasks))]
-
-
-def _against_experts(
-  held: Scores,
-  parents: Mapping[str, str],
-  task_names: Sequence[str],
-  tasks: np.ndarray,
-  seed: int,
-) -> dict[str, Any]:
-  tests = [
-    statistics.paired(
-      held['merged']['score'][tasks == index],
-      held[f'expert:{parents[task]}']['score'][tasks == index],
-      seed,
-    )
-    for index, task in enumerate(task_names)
-  ]
-  adjusted = statistics.holm([test.p for test in tests])
-  return {
-    task: {**test._asdict(), 'p_holm': p}
-    for task, test, p in zip(task_names, tests, adjusted, strict=True)
-  }
-
-
-def _mean(
-  scores: Mapping[str, np.ndarray], tasks: np.ndarray, seed: int, draws: int
-) -> dict[str, Any]:
-  accuracy = statistics.mean_bootstrap(scores['score'], tasks, seed, draws)
-  return {
-    'accuracy': accuracy.value,
-    'low': accuracy.low,
-    'high': accuracy.high,
-    'log_likelihood': statistics.task_mean(scores['log_likelihood'], tasks),
-  }
-
-
-def _per_task(
-  scores: Mapping[str, np.ndarray],
-  tasks: np.ndarray,
-  task_names: Sequence[str],
-  seed: int,
-) -> dict[str, Any]:
-  rows = {}
-  flags = scores.get('flags')
-  marks = np.zeros(len(tasks), np.uint8) if flags is None else flags
-  for index, task in enumerate(task_names):
-    mine = np.asarray(tasks) == index
-    estimate = statistics.mean(scores['score'][mine], seed)
-    rows[task] = {
-      'accuracy': estimate.value,
-      'low': estimate.low,
-      'high': estimate.high,
-      'log_likelihood': np.mean(scores['log_likelihood'][mine], dtype=float),
-      'n': int(mine.sum()),
-      'truncated': float(np.mean(marks[mine] & TRUNCATED > 0)),
-      'unparsed': float(np.mean(marks[mine] & UNPARSED > 0)),
-    }
-  return rows
-
-
-def _difference(estimate: statistics.Estimate) -> dict[str, Any]:
-  return {
-    'difference': estimate.value,
-    'low': estimate.low,
-    'high': estimate.high,
-  }
 
 
 def _plain(value: Any) -> Any:

@@ -112,6 +112,7 @@ def verdict(summary: Mapping[str, Any]) -> str:
   mean = summary['models']['merged']['heldout']['mean']
   number = len(summary['tasks'])
   over = f', averaged over {number} tasks' if number > 1 else ''
+  over += ' by their weights' if summary['weights'] else ''
   return (
     f'The merge scores {percent(mean["accuracy"])}% on held-out items{over} '
     f'(95% interval {percent(mean["low"])} to {percent(mean["high"])}), '

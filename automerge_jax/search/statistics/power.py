@@ -15,6 +15,7 @@ def detectable(
   weights: Sequence[float] | None = None,
   level: float = 0.05,
   power: float = 0.8,
+  graded: bool = False,
 ) -> float | None:
   """Smallest difference of two means over tasks that a paired test will find.
 
@@ -22,22 +23,24 @@ def detectable(
   variance q / n where they are equal and (q - d^2) / n where they differ by d,
   with n the effective number of items; so d solves
   d = z_level sqrt(q / n) + z_power sqrt((q - d^2) / n)
-  (Connor 1987, Biometrics 43:207), and no d can exceed q.
+  (Connor 1987, Biometrics 43:207), and no d can exceed q. Of graded scores q is
+  the mean squared difference, and no d can exceed its root.
 
   Args:
     items: items of each task, [tasks].
-    discordant: q, between 0 and 1.
+    discordant: q, see `discordance`.
     weights: of the tasks in the mean, [tasks]; None for equal ones.
     level: of the two-sided test.
     power: chance of finding it.
+    graded: whether scores are other than 0 and 1.
 
   Returns:
     d, or None where even a difference of q would rather be missed.
 
   Raises:
-    ValueError: for a share outside (0, 1] or a task without items.
+    ValueError: for a share outside (0, 1], of graded scores not above 0, or a task without items.
   """
-  if not 0 < discordant <= 1:
+  if not discordant > 0 or (discordant > 1 and not graded):
     raise ValueError(
       f'a share of discordant items of {discordant}: expected more than 0 and '
       'at most 1'
@@ -53,7 +56,8 @@ def detectable(
     return None
   d = first * math.sqrt(n) + second * math.sqrt(rest)
   d *= math.sqrt(discordant) / (n + second**2)
-  return float(d) if d <= discordant else None
+  most = math.sqrt(discordant) if graded else discordant
+  return float(d) if d <= most else None
 
 
 def discordance(
