@@ -95,17 +95,20 @@ def test_gradients_are_those_of_whole_models(parts):
   method = registry.get('task_arithmetic')
   space = fusion.space(method, cells.layered(family), EXPERTS, 'base')
   batches = gradient.batches(items, 2)
-  climb = gradient.ascent(family, method, space, 'log_likelihood', 0.05, 4)
+  rise = gradient.ascent(family, method, space, 'log_likelihood', item_sets=2)
+  weights = np.full(2, 0.5, np.float32)
   values = []
   for build in (resident.build, shared.build):
     stack = build(method, family, base, experts)
-    state = climb.init(jnp.full(len(space.names), 0.4))
+    state = rise.init(space.quantise(jnp.full(len(space.names), 0.4)))
     data = batches._replace(
       data=shared.carried(family, stack, batches.data, 'float32')
     )
     for i in range(3):
-      state, value = climb.step(jnp.asarray(i), state, stack, {}, data)
-    values.append((float(value), np.asarray(climb.x(state))))
+      state, value = rise.step(
+        i, np.float32(0.05), state, stack, {}, data, weights
+      )
+    values.append((float(value), np.asarray(state.x)))
   np.testing.assert_allclose(values[0][0], values[1][0], rtol=1e-5)
   moved = np.asarray(
     [not n.endswith('stem') and '/0/' not in n for n in space.names]

@@ -133,9 +133,7 @@ def _pairs(score: Array, cells: Cells) -> dict[str, Array]:
   high, low = score[first, columns], score[second, columns]
   share = jnp.where(high + low > 0, low / jnp.maximum(high + low, 1e-9), 0.5)
   return {
-    't': jnp.asarray(grid.decimals(0, grid.UNIT))[
-      jnp.rint(share * grid.UNIT).astype(jnp.int32)
-    ],
+    't': grid.snapper(['t'], [0.0], [1.0])(share),
     'first': first.astype(jnp.float32),
     'second': second.astype(jnp.float32),
   }

@@ -257,7 +257,8 @@ def score(heads: Heads, hidden: Array, items: Items) -> ItemScores:
     items: the chunk, leaves [B, T] and [B].
 
   Returns:
-    `ItemScores`, leaves [B]; rows of padding are finite and meaningless.
+    `ItemScores`, leaves [B], and `choices` [B, C]; rows of padding are finite
+    where those of items are, and meaningless.
   """
   values = logits(heads, features(hidden, items.inputs), items.task)
   log_probability = jax.nn.log_softmax(values)
@@ -266,6 +267,7 @@ def score(heads: Heads, hidden: Array, items: Items) -> ItemScores:
     log_likelihood=jnp.take_along_axis(
       log_probability, items.label[:, None], 1
     )[:, 0],
+    choices=jnp.where(values > ABSENT / 2, log_probability, -jnp.inf),
   )
 
 
