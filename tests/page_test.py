@@ -7,7 +7,7 @@ import pytest
 import synthetic_report
 from synthetic_report import RATES, TASKS
 
-from automerge_jax.report import page, wording
+from automerge_jax.report import page, tables, wording
 
 HOSTILE = 'x"><script>alert(1)</script>$\\frac$'
 
@@ -66,7 +66,7 @@ def test_score_table_holds_the_summarys_numbers(rendered):
   header, *rows = _read(text).tables[0]
   assert header[:2] == ['Model', 'Mean']
   assert [cell.split()[0] for cell in header[2:]] == list(TASKS)
-  names = page.ordered(summary['models'])
+  names = tables.ordered(summary['models'])
   assert names[0] == 'merged' and names[-1] == 'base'
   assert [row[0] for row in rows[:-1]] == [wording.heading(n) for n in names]
   for name, row in zip(names, rows, strict=False):
@@ -105,7 +105,7 @@ def test_parents_table_holds_the_tests(rendered):
     assert row[5:8] == [
       str(test['gained']),
       str(test['lost']),
-      page.p_value(test['p_holm']),
+      tables.p_value(test['p_holm']),
     ]
 
 

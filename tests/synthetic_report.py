@@ -1,9 +1,13 @@
 """Scores, search log and candidates of an invented search, for the tests."""
 
+import functools
+import pathlib
+
 import numpy as np
 
 from automerge_jax.report import summary
-from automerge_jax.search import objectives
+from automerge_jax.search import contest, foresight, objectives, statistics
+from tests import tiny_suite
 
 TASKS = ('movie', 'sarcasm', 'election', 'reuters')
 SIZES = {'search': 100, 'select': 200, 'heldout': 1000}
@@ -93,6 +97,90 @@ def coefficients(experts=4, layers=6):
     'components': ['stem', 'attention', 'mlp', 'rest'],
     'layers': [str(layer) for layer in range(layers)],
     'values': values,
+  }
+
+
+@functools.cache
+def extras(seed=0):
+  """What a search tells beside its scores: plan, spending, choice, gaps."""
+  rng = np.random.default_rng(seed)
+  rates = [RATES['merged'], *[np.asarray(RATES['merged']) - 0.01] * 4]
+  grid = [np.asarray(RATES['task_arithmetic']) - d for d in (0, 0.02, 0.05)]
+  tasks = np.repeat(np.arange(len(TASKS)), SIZES['select'])
+  ease = rng.random(len(tasks))
+  ours, theirs = (
+    np.stack([np.asarray(r)[tasks] + rng.normal(0, 0.05, len(ease)) for r in g])
+    > ease
+    for g in (rates, grid)
+  )
+  best = [int(statistics.task_mean(g, tasks).argmax()) for g in (ours, theirs)]
+  held = np.repeat(np.arange(len(TASKS)), SIZES['heldout'])
+  fresh = rng.random(len(held)) < np.asarray(RATES['merged'])[held]
+  parts, part_tasks = [], []
+  for size, bonus in ((20, 0.05), (30, 0.02), (50, 0.01)):
+    part_tasks.append(np.repeat(np.arange(len(TASKS)), size))
+    rate = np.asarray(RATES['merged'])[part_tasks[-1]] + bonus
+    parts.append((rng.random(len(rate)) < rate).astype(float))
+  rungs = contest.by_rung(parts, part_tasks, fresh.astype(float), held, 0)
+  chosen = {'recipe_hash': '3f9a', 'origin': 'search', 'chosen': True}
+  rows = [chosen | {'rungs': rungs}]
+  for i in range(3):
+    moved = [row | {'gap': row['gap'] + 0.004 * (i - 1)} for row in rungs]
+    other = {'recipe_hash': f'{i}e', 'origin': 'search', 'chosen': False}
+    rows.append(other | {'rungs': moved})
+  settings = tiny_suite.settings(
+    pathlib.Path('none'),
+    tasks=TASKS,
+    experts={task: pathlib.Path(task) for task in TASKS},
+    rungs=(20, 50, 100),
+    promote=(),
+    select=SIZES['select'],
+    heldout=SIZES['heldout'],
+  )
+  return {
+    'plan': foresight.foresee(
+      settings, TASKS, starts=6, budget=40_000, climb=4_800
+    ),
+    'spending': {
+      'rungs': [
+        {
+          'items': 20,
+          'completed': 150,
+          'stopped': 46,
+          'failed': 4,
+          'scored': 13_800,
+        },
+        {
+          'items': 50,
+          'completed': 38,
+          'stopped': 9,
+          'failed': 0,
+          'scored': 5_200,
+        },
+        {
+          'items': 100,
+          'completed': 12,
+          'stopped': 3,
+          'failed': 0,
+          'scored': 2_700,
+        },
+      ],
+      'items_saved': 3_400,
+      'gradient_items': 9_600,
+      'failures': {'hidden states are not finite': 3, 'out of memory': 1},
+    },
+    'screening': [
+      {
+        'generation': g,
+        'correlation': None if g == 2 else round(0.7 - 0.08 * g, 2),
+        'on': g < 8,
+      }
+      for g in range(2, 13)
+    ],
+    'contest': contest.hold(
+      ours.astype(float), theirs.astype(float), tasks, (best[0], best[1]), 0
+    ),
+    'generalisation': {'finalists': rows, 'chosen': rungs},
   }
 
 

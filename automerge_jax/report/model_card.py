@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 import yaml
 
-from automerge_jax.report import page, wording
+from automerge_jax.report import tables, wording
 
 
 def render(
@@ -42,7 +42,7 @@ def render(
     percent=wording.percent,
     points=wording.points,
     heading=wording.heading,
-    p_value=page.p_value,
+    p_value=tables.p_value,
     plain=plain,
   )
   models = summary['models']
@@ -50,10 +50,10 @@ def render(
   card = environment.get_template('model_card.md').render(
     summary=summary,
     front_matter=_front_matter(base_model, license_id),
-    models=[(name, models[name]['heldout']) for name in page.ordered(models)],
+    models=[(name, models[name]['heldout']) for name in tables.ordered(models)],
     tests=summary['comparisons']['merged_vs_own_expert'],
     own=summary['experts_on_own_task']['heldout']['mean'],
-    reading=lambda test: page.READINGS[wording.task_standing(test)],
+    reading=lambda test: tables.READINGS[wording.task_standing(test)],
     method=wording.methods(summary['method']),
     program=program if wording.restacked(program) else None,
     by_layer=wording.by_layer(program),
@@ -64,7 +64,7 @@ def render(
     recipe=recipe_yaml.rstrip('\n'),
     fence=_fence(recipe_yaml),
     files=dict(files),
-    notes=page.notes,
+    notes=tables.notes,
     vocabulary=vocabulary,
     with_heads=any(name.startswith('heads/') for name in files),
   )

@@ -38,7 +38,8 @@ def detectable(
     d, or None where even a difference of q would rather be missed.
 
   Raises:
-    ValueError: for a share outside (0, 1], of graded scores not above 0, or a task without items.
+    ValueError: for a share outside (0, 1], of graded scores one that is not
+      above 0, or a task without items.
   """
   if not discordant > 0 or (discordant > 1 and not graded):
     raise ValueError(
