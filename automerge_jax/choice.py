@@ -213,15 +213,16 @@ def score(
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
   """Scores the chosen merges, the parents and the base, by split and model.
 
-  The merge is read back from the exported folder.
+  The merge is read back from the exported folder. On select items only those
+  are told that were chosen by them.
   """
   tasks, scores = {}, {}
-  for split in ('search', 'heldout'):
+  for split in ('search', 'select', 'heldout'):
     judge = judges.judge(split, settings, job, ledger, known, space)
     found = {
       name: judge.score_recipe(recipe)
       for name, recipe in chosen.items()
-      if name != 'merged'
+      if name != 'merged' and not (split == 'select' and name == 'uniform')
     }
     found['merged'] = judge.score_tensors(
       job.recipe_hash(chosen['merged']),
@@ -230,9 +231,10 @@ def score(
       if space.program
       else None,
     )
-    originals = selection.model_scores(judge, list(job.folders), job.folders)
-    found[BASE] = originals.pop(BASE)
-    found |= {f'expert:{name}': s for name, s in originals.items()}
+    if split != 'select':
+      originals = selection.model_scores(judge, list(job.folders), job.folders)
+      found[BASE] = originals.pop(BASE)
+      found |= {f'expert:{name}': s for name, s in originals.items()}
     tasks[split] = judge.items.task
     scores[split] = {
       name: {
