@@ -166,6 +166,29 @@ def test_minibatches_hold_every_item_once(items):
   )
 
 
+@pytest.mark.parametrize('n', [18, 3])
+def test_shares_in_chunks_hold_every_item_once(items, n):
+  """Also where there are fewer items than shares."""
+  slots = np.arange(n)
+  (whole,) = likelihood.arrays(items, slots)
+  (shares,) = likelihood.minibatches(items, slots, 4, 32)
+  assert shares.slot.shape[0] == 4
+  assert n < 18 or shares.packed.read.shape[1] > 1  # chunks
+  wanted, _ = _scores(PARAMS, whole)
+  found, where = jax.jit(
+    lambda p, x: jax.lax.map(lambda one: likelihood.score(FAMILY, p, one), x)
+  )(PARAMS, shares)
+  where = np.asarray(where).ravel()
+  real = where < len(items)
+  assert sorted(where[real]) == slots.tolist()
+  for name in ('score', 'log_likelihood'):
+    values = np.asarray(getattr(found, name)).ravel()
+    assert not np.isnan(values).any()
+    np.testing.assert_allclose(
+      values[real], np.asarray(getattr(wanted, name))[where[real]], atol=1e-4
+    )
+
+
 def test_gradients_are_finite_differences(items):
   (data,) = likelihood.arrays(items, np.arange(3))
 

@@ -214,6 +214,14 @@ def test_skewed_differences_keep_to_the_rate():
   assert rate > 0.002  # it is no test that stops nobody
 
 
+def test_a_heavier_skew_is_stopped_more_often_than_stated():
+  """What the module says does not hold: a log-normal, and not by much."""
+  rng = np.random.default_rng(6)
+  gap = rng.lognormal(0, 1, (RUNS, 1, len(TASK))) - np.exp(0.5)
+  looks = _blocks(gap, np.zeros((RUNS, 1, *gap.shape[1:])))
+  assert ERROR < np.mean(looks < LOOKS) < 2.5 * ERROR
+
+
 def test_equal_on_the_whole_rung_though_the_rival_was_chosen_by_it():
   """A rival that won on these very items: blocks are drawn, not the items."""
   rng = np.random.default_rng(2)
