@@ -13,6 +13,7 @@ from automerge_jax.spaces import cells, fusion
 from tests import tiny_encoder
 
 LAYERS = 4
+NAN = np.nan
 EXPERTS = ('a', 'b')
 
 
@@ -141,7 +142,15 @@ def test_parts_and_methods_of_their_own_are_read_by_component(family):
   assert table['program']['depth'] == table['program']['of'] == LAYERS
 
 
-def _scored(generation, recipe, values, violations=(0.0, 0.0), failure=None):
+def _scored(
+  generation,
+  recipe,
+  values,
+  violations=(0.0, 0.0),
+  failure=None,
+  seen=0,
+  stopped=False,
+):
   values = np.array(values)
   return plan.Scored(
     generation,
@@ -151,31 +160,59 @@ def _scored(generation, recipe, values, violations=(0.0, 0.0), failure=None):
     violations,
     (0.5, 0.5),
     failure,
+    seen,
+    stopped,
   )
 
 
-NAN = np.nan
+# Rungs of 10 and 30 items of 2 tasks; `c` is stopped after 4 of 20 items, `e`
+# after 12 of the 40 that the second rung adds.
+RUN = [
+  _scored(0, 'a', [0.6, 0.5], seen=60),
+  _scored(0, 'b', [0.4, NAN], seen=20),
+  _scored(1, 'a', [0.6, 0.5], seen=60),
+  _scored(1, 'c', [NAN, NAN], seen=4, stopped=True),
+  _scored(1, 'd', [NAN, NAN], failure='not finite'),
+  _scored(1, 'e', [0.9, NAN], seen=32, stopped=True),
+  _scored(1, 'f', [0.5, NAN], seen=20, failure='too large'),
+  _scored(1, 'g', [NAN, NAN], failure='not finite'),
+]
 
 
 def test_the_log_counts_each_recipe_and_rung_once():
-  rows = history.log(
-    [
-      _scored(0, 'a', [0.6, 0.5]),
-      _scored(0, 'b', [0.4, NAN]),
-      _scored(1, 'a', [0.6, 0.5]),
-      _scored(1, 'c', [0.9, NAN]),
-      _scored(1, 'd', [NAN, NAN], failure='not finite'),
-    ],
-    (10, 30),
-    2,
-    0,
-  )
-  assert [row['candidates'] for row in rows] == [2, 5]
-  assert [row['items'] for row in rows] == [20 + 40 + 20, 80 + 20 + 20]
-  assert [row['failures'] for row in rows] == [0, 1]
+  rows = history.log(RUN, (10, 30), 2, [80, 150])
+  assert [row['candidates'] for row in rows] == [2, 8]
+  assert [row['items'] for row in rows] == [80, 150]
+  assert [row['failures'] for row in rows] == [0, 3]
+  # a twice, b; then c, d, e twice, f twice, g
+  assert [row['evaluations'] for row in rows] == [3, 10]
   # 0.9 is of the lower rung and never compared.
   assert [row['incumbent'] for row in rows] == [0.5, 0.5]
-  assert rows[1]['full_evaluations'] == 2.0
+  assert rows[1]['full_evaluations'] == 2.5
+
+
+def test_every_generation_needs_its_cost():
+  with pytest.raises(ValueError, match='after 1 generations, but candidates'):
+    history.log(RUN, (10, 30), 2, [80])
+
+
+def test_spending_adds_up_to_the_items_that_were_seen():
+  told = history.spending(RUN, (10, 30), 2, 30)
+  assert told['rungs'] == [
+    {'items': 10, 'completed': 4, 'stopped': 1, 'failed': 2, 'scored': 84},
+    {'items': 30, 'completed': 1, 'stopped': 1, 'failed': 1, 'scored': 52},
+  ]
+  seen = {row.candidate.recipe: row.seen for row in RUN}
+  assert sum(row['scored'] for row in told['rungs']) == sum(seen.values())
+  assert told['items_saved'] == (20 - 4) + (40 - 12)
+  assert told['gradient_items'] == 30
+  assert told['failures'] == {'not finite': 2, 'too large': 1}
+
+
+def test_a_recipe_counts_where_it_got_furthest():
+  again = [*RUN, _scored(2, 'b', [0.4, 0.45], seen=60)]
+  told = history.spending(again, (10, 30), 2, 0)
+  assert [row['completed'] for row in told['rungs']] == [4, 2]
 
 
 def test_the_incumbent_breaks_the_constraints_least():
@@ -188,7 +225,7 @@ def test_the_incumbent_breaks_the_constraints_least():
     ],
     (10, 30),
     2,
-    0,
+    [20, 80, 140, 200],
   )
   assert [row['incumbent'] for row in rows] == [0.9, 0.6, 0.6, 0.7]
 

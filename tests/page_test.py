@@ -330,3 +330,94 @@ def test_hostile_names_in_a_front_are_text_only():
   text = page.render(summary, [])
   assert '<script' not in text and text.count('alert(1)') >= 4
   _read(text)
+
+
+@pytest.fixture(scope='module')
+def told():
+  summary = synthetic_report.build(
+    {**RATES, 'merged': (0.77, 0.79, 0.89, 0.87)},
+    weights={'movie': 3.0},
+    **synthetic_report.extras(),
+  )
+  _, points = synthetic_report.search_log()
+  return summary, page.render(summary, points)
+
+
+def _table(text, last):
+  return next(t for t in _read(text).tables if t[0][-1] == last)
+
+
+def test_the_budgets_table_adds_up(told):
+  summary, text = told
+  spending = summary['search']['spending']
+  rows = _table(text, 'Share')[1:]
+  for row, shown in zip(spending['rungs'], rows, strict=False):
+    assert shown[1:5] == [
+      f'{row[key]:,}' for key in ('completed', 'stopped', 'failed', 'scored')
+    ]
+  assert rows[-1][0] == 'Gradient steps' and rows[-1][4] == '9,600'
+  assert sum(float(row[5].rstrip('%')) for row in rows) == pytest.approx(
+    100, abs=0.21
+  )
+  assert 'spared\n    another 3,400' in text
+  assert _table(text, 'Candidates')[1:] == [
+    ['hidden states are not finite', '3'],
+    ['out of memory', '1'],
+  ]
+
+
+def test_stated_and_found_differences_stand_beside_each_other(told):
+  summary, text = told
+  rows = {row[0]: row[1:] for row in _table(text, 'Difference found')[1:]}
+  for split, name in (('search', 'Search'), ('heldout', 'Held-out')):
+    row, stated = (
+      summary['resolution'][split],
+      summary['plan']['detectable'][split],
+    )
+    percent = wording.percent
+    assert rows[name] == [
+      f'{row["items"]:,}',
+      f'{percent(stated["difference"])} for 10.0%',
+      f'{percent(row["discordant"])}%',
+      percent(row['detectable']),
+      wording.points(row['difference']),
+    ]
+  for warning in summary['plan']['warnings'] + summary['warnings']:
+    assert warning in text
+  assert summary['warnings'] and text.index('class="warning"') < text.index(
+    'class="figures"'
+  )
+
+
+def test_weights_and_the_choice_are_told(told):
+  summary, text = told
+  plain = re.sub(r'\s+', ' ', text)
+  assert 'tasks weigh movie 50.0%, sarcasm 16.7%,' in plain
+  contest = summary['contest']
+  assert f'Of {contest["finalists"]} finalists the merge had' in plain
+  for key in ('merged', 'baseline', 'difference'):
+    assert wording.percent(contest[key]['value']) in plain
+  assert 'The surrogate chose the candidates of 6 of 11 generations' in plain
+
+
+def test_ids_and_drawings_of_a_full_page(told):
+  tags = _read(told[1]).tags
+  ids = [attributes['id'] for _, attributes in tags if 'id' in attributes]
+  assert len(ids) == len(set(ids))
+  assert {'budget', 'failures', 'screening', 'resolution', 'gaps'} <= set(ids)
+  used = re.findall(r'(?:href="|url\()#([^")]+)', told[1])
+  used += [a['aria-labelledby'] for _, a in tags if 'aria-labelledby' in a]
+  assert set(used) <= set(ids)
+
+
+def test_sections_without_data_are_left_out(rendered):
+  for name in ('budget', 'failures', 'screening', 'gaps'):
+    assert f'id="{name}"' not in rendered[1]
+  assert 'not stated' in rendered[1]  # there was no plan
+
+
+def test_a_surrogate_that_never_chose_is_said():
+  extras = synthetic_report.extras()
+  rows = [{**row, 'on': False} for row in extras['screening']]
+  summary = synthetic_report.build(**(extras | {'screening': rows}))
+  assert 'chose none of the candidates' in page.render(summary, [])

@@ -178,3 +178,87 @@ def test_points(value, text):
 def test_listing():
   assert wording.listing(['a']) == 'a'
   assert wording.listing(['a', 'b', 'c']) == 'a, b and c'
+
+
+def test_weights_of_tasks_count_in_every_mean():
+  weights = {'movie': 5.0}
+  summary = synthetic_report.build(weights=weights)
+  share = np.array([5, 1, 1, 1]) / 8
+  assert list(summary['weights'].values()) == share.tolist()
+  for model in summary['models'].values():
+    held = model['heldout']
+    for key in ('accuracy', 'log_likelihood'):
+      want = share @ [held['tasks'][task][key] for task in TASKS]
+      np.testing.assert_allclose(held['mean'][key], want)
+    assert held['mean']['low'] < held['mean']['accuracy'] < held['mean']['high']
+  models = summary['models']
+  for name in set(models) - {'merged'}:
+    found = summary['comparisons'][f'merged_vs_{name}']['difference']
+    means = [models[m]['heldout']['mean'] for m in ('merged', name)]
+    np.testing.assert_allclose(
+      found, means[0]['accuracy'] - means[1]['accuracy'], atol=1e-12
+    )
+  own = share @ [
+    models[f'expert:{task}']['heldout']['tasks'][task]['accuracy']
+    for task in TASKS
+  ]
+  ours, floor = (
+    models[name]['heldout']['mean']['accuracy']
+    for name in ('merged', 'task_arithmetic')
+  )
+  np.testing.assert_allclose(
+    summary['gap_closed']['value'], (ours - floor) / (own - floor)
+  )
+  np.testing.assert_allclose(summary['optimism']['heldout'], ours)
+  assert 'averaged over 4 tasks by their weights (' in summary['verdict']
+
+
+def test_equal_weights_are_none():
+  plain = synthetic_report.build()
+  assert plain['weights'] is None
+  same = synthetic_report.build(weights=dict.fromkeys(TASKS, 2.0))
+  assert same == plain
+  assert 'by their weights' not in plain['verdict']
+
+
+def test_resolution_is_of_the_merge_and_tuned_task_arithmetic():
+  tasks, scores = synthetic_report.scores()
+  summary = synthetic_report.build()
+  for split, row in summary['resolution'].items():
+    pair = [scores[split][m]['score'] for m in ('merged', 'task_arithmetic')]
+    np.testing.assert_allclose(
+      row['discordant'], np.mean(pair[0] != pair[1]), rtol=1e-6
+    )
+    assert row['items'] == synthetic_report.SIZES[split]
+    means = [statistics.task_mean(one, tasks[split]) for one in pair]
+    np.testing.assert_allclose(row['difference'], means[0] - means[1])
+    assert row['detectable'] == statistics.detectable(
+      [row['items']] * 4, row['discordant']
+    )
+
+
+def test_a_gain_that_the_search_could_not_see_is_doubted():
+  near = _rates(merged=(0.77, 0.79, 0.89, 0.87))
+  summary = synthetic_report.build(near)
+  row = summary['comparisons']['merged_vs_task_arithmetic']
+  assert row['low'] > 0
+  assert row['difference'] < summary['resolution']['search']['detectable']
+  (text,) = summary['warnings']
+  assert f'gain of {wording.percent(row["difference"])} points' in text
+  more = {'search': 1000, 'select': 200, 'heldout': 1000}
+  assert not synthetic_report.build(near, more)['warnings']
+  # Where nothing is claimed there is nothing to doubt.
+  assert not synthetic_report.build(RATES | {'merged': (0.5,) * 4})['warnings']
+
+
+def test_what_was_not_told_is_null():
+  summary = synthetic_report.build()
+  for key in ('plan', 'contest', 'generalisation'):
+    assert summary[key] is None
+  assert summary['search']['spending'] is None
+  assert summary['search']['screening'] is None
+  told = synthetic_report.extras()
+  full = json.loads(json.dumps(synthetic_report.build(**told)))
+  for key in ('plan', 'contest', 'generalisation'):
+    assert full[key] == json.loads(json.dumps(told[key])), key
+  assert full['search']['spending'] == told['spending']
