@@ -13,6 +13,7 @@ import optax
 import tinygp
 from jax.scipy.special import ndtri
 
+from automerge_jax.search.kernels import Matern
 from automerge_jax.search.optimizers import features
 from automerge_jax.types import Array, Optimizer, SearchSpace, Told
 
@@ -44,19 +45,6 @@ class State(NamedTuple):
   length: Array
   successes: Array
   failures: Array
-
-
-class Matern(tinygp.kernels.Matern52):
-  """Matern 5/2 of Euclidean distances, many at once by a matrix product."""
-
-  def __call__(self, one: Array, other: Array | None = None) -> Array:
-    if other is None:
-      return jnp.ones(len(one))
-    square = (
-      (one**2).sum(-1)[:, None] + (other**2).sum(-1)[None] - 2 * one @ other.T
-    )
-    arg = jnp.sqrt(5 * jnp.maximum(square, 1e-10))
-    return (1 + arg + arg**2 / 3) * jnp.exp(-arg)
 
 
 def gp_bo(
