@@ -335,7 +335,7 @@ class RungScorer:
       jnp.arange(count) < len(there),
       jnp.asarray(weights),
       jnp.asarray(task[rung], jnp.int32),
-      racing.pairs(
+      racing.population_pairs(
         jnp.asarray(mine),
         jnp.asarray(lower),
         jnp.asarray(below, jnp.int32),
