@@ -26,7 +26,7 @@ def _family(kind):
 
 
 KINDS = ('bert', 'llama', 'untied')
-DIVISIONS = ('coarse', 'fine', 'own', (('all', None),))
+DIVISIONS = ('coarse', 'fine', 'own', 'tensor', (('all', None),))
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -71,6 +71,21 @@ def test_the_head_is_a_cell_of_its_own():
     found = cells.layered(_family(kind), 2, 'own')
     at = found.names.index((None, 'head'))
     assert {n for n, cell in found.of_name.items() if cell == at} == head
+
+
+def test_every_tensor_may_be_a_cell_of_its_own():
+  for kind in KINDS:
+    family = _family(kind)
+    found = cells.layered(family, 1, 'tensor')
+    assert len(found.names) == len({key.stored for key in family.keys})
+    assert len(set(found.of_name.values())) == len(found.names)
+  found = cells.layered(_family('bert'), 2, 'tensor')
+  at = (1, 'attention.output.dense.weight')
+  assert found.of_name[
+    'encoder.layer.2.attention.output.dense.weight'
+  ] == found.names.index(at)
+  assert (1, 'output.dense.weight') in found.names
+  assert (None, 'embeddings.LayerNorm.weight') in found.names
 
 
 def test_patterns_of_ones_own():

@@ -79,6 +79,7 @@ def _space(name, kind, family, **more):
     'modelwise': lambda: cells.whole(family),
     'layerwise': lambda: cells.layered(family),
     'grouped': lambda: cells.layered(family, L),
+    'by tensor': lambda: cells.layered(family, 1, 'tensor'),
   }[kind]()
   return fusion.space(registry.get(name), division, EXPERTS, 'base', **more)
 
@@ -94,6 +95,15 @@ def _draw(space, seed):
 def test_the_recipe_makes_the_tensors_that_are_scored(
   name, kind, seed, family, folders, merged
 ):
+  _check_tensors(name, kind, seed, family, folders, merged)
+
+
+@pytest.mark.parametrize('name', ['task_arithmetic', 'dare_ties'])
+def test_likewise_by_tensor(name, family, folders, merged):
+  _check_tensors(name, 'by tensor', 0, family, folders, merged)
+
+
+def _check_tensors(name, kind, seed, family, folders, merged):
   space = _space(name, kind, family)
   c = _draw(space, seed)
   written = recipes.to_yaml(space.describe(c))

@@ -181,6 +181,7 @@ DIVISIONS = {
   'modelwise': cells.whole,
   'coarse': cells.layered,
   'fine': lambda family: cells.layered(family, 2, 'fine'),
+  'tensor': lambda family: cells.layered(family, 1, 'tensor'),
 }
 
 
@@ -190,6 +191,7 @@ DIVISIONS = {
     (GATED, 'modelwise', 'task_arithmetic'),
     (GATED, 'coarse', 'task_arithmetic'),
     (GATED, 'fine', 'dare_ties'),
+    (TIED, 'tensor', 'task_arithmetic'),
     (TIED, 'coarse', 'dare_ties'),
   ],
 )

@@ -54,6 +54,12 @@ def layer_of(name: str) -> int | None:
   return None if found is None else found.layer
 
 
+def behind(name: str) -> str | None:
+  """What follows the layer in a stored name, None outside the layers."""
+  match = _LAYER.match(name)
+  return None if match is None else name[match.end('layer') :]
+
+
 def renumber(name: str, layer: int) -> str:
   """The name of the same tensor in another layer.
 

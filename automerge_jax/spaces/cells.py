@@ -88,9 +88,10 @@ def layered(
       smaller. Or the first layer of every group, from 0, ascending.
     components: which of the family's divisions of a layer, 'coarse' or 'fine';
       'own' is the coarse one with what follows the layers (final norm, pooler,
-      untied output head) as a cell `head`. Or (name, filter) pairs, of which
-      the first counts whose filter is part of a stored name; the last filter is
-      None and takes the rest.
+      untied output head) as a cell `head`; with 'tensor' every stored tensor
+      of a layer, and every one outside the layers, is a cell. Or (name, filter)
+      pairs, of which the first counts whose filter is part of a stored name;
+      the last filter is None and takes the rest.
 
   Raises:
     ValueError: if the groups do not begin within the L layers, the family has
@@ -103,10 +104,12 @@ def layered(
     _check(filters, stored)
   elif components == 'own':
     filters = _with_head(family)
+  elif components == 'tensor':
+    filters = _by_tensor(stored)
   elif components in family.components:
     filters = family.components[components]
   else:
-    known = [*sorted(family.components), 'own']
+    known = [*sorted(family.components), 'own', 'tensor']
     raise ValueError(
       f'components is {components!r}; {family.name} has {known}'
       + trees.nearest(components, known)
@@ -187,6 +190,36 @@ def _with_head(family: Family) -> Filters:
     if not path.startswith('stem/')
   )
   return (*head, *family.components['coarse'])
+
+
+def _by_tensor(stored: Mapping[str, tuple[str, ...]]) -> Filters:
+  """A component for each stored tensor, called by what follows its layer.
+
+  What is called alike in two stacks of layers, is one component. Copies of one
+  tensor are, too.
+  """
+  inner: dict[str, str] = {}
+  outer: dict[str, str] = {}
+  for names in stored.values():
+    for name in names:
+      part = layers.behind(name)
+      if part is None:
+        outer[name] = names[0]
+      else:
+        inner[part] = part.strip('./')
+  for name in outer:
+    if any(name in part for part in inner):
+      raise ValueError(
+        f'the name of {name!r}, which is in no layer, is part of the name of '
+        'a tensor in a layer; give `components` as (name, filter) pairs'
+      )
+  # A filter that is part of another comes behind it.
+  pairs = [
+    (component, part)
+    for found in (outer, inner)
+    for part, component in sorted(found.items(), key=lambda one: -len(one[0]))
+  ]
+  return (*pairs[:-1], (pairs[-1][0], None))
 
 
 def _divide(
