@@ -211,7 +211,7 @@ def population_scorer(
       )
 
       def scored():
-        if race is None or rivals is None:
+        if race is None or rivals is None or below is None:
           return score(model, heads, data, num_items)
         mine = rivals._replace(below=below)
         return raced(model, heads, data, num_items, race, mine)
