@@ -229,13 +229,13 @@ def test_a_gap_that_does_not_exist_is_explained():
   assert 'Worse than tuned task arithmetic' in text
 
 
-def test_log_likelihood_of_finalists_is_in_nats_and_their_choice_in_percent():
-  summary = synthetic_report.build(objective='mean log-likelihood')
+def test_log_likelihoods_of_finalists_are_in_nats():
+  summary = synthetic_report.build(objective='log_likelihood')
   for row in summary['finalists']:
-    row |= {'search': -0.4567, 'select': 0.8123}
+    row |= {'search': -0.4567, 'select': -0.5123}
   text = page.render(summary, [])
   table = text[text.index('id="finalists"') :]
-  assert '>−0.457<' in table and '>81.2<' in table and 'nats' in table
+  assert '>−0.457<' in table and '>−0.512<' in table and 'nats' in table
 
 
 @pytest.fixture(scope='module', params=[TASKS[:2], TASKS])
@@ -393,6 +393,7 @@ def test_weights_and_the_choice_are_told(told):
   summary, text = told
   plain = re.sub(r'\s+', ' ', text)
   assert 'tasks weigh movie 50.0%, sarcasm 16.7%,' in plain
+  assert _read(text).tables[0][0][1] == 'Weighted mean'
   contest = summary['contest']
   assert f'Of {contest["finalists"]} finalists the merge had' in plain
   for key in ('merged', 'baseline', 'difference'):

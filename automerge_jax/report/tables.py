@@ -57,7 +57,7 @@ def columns(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     near.append(_own(summary, task))
     columns.append(
       {
-        'name': 'Mean' if task is None else task,
+        'name': task or ('Weighted mean' if summary['weights'] else 'Mean'),
         'metric': None if task is None else summary['metrics'][task],
         'n': None if task is None else near[0]['n'],
         'notes': _common_notes(models, task),
