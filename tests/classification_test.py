@@ -123,4 +123,4 @@ def test_score_of_a_mixed_batch_is_each_tasks_own():
       scores.log_likelihood[i], log_p[label[i]], rtol=1e-4, atol=1e-5
     )
     assert scores.score[i] == float(values.argmax() == label[i])
-  chex.assert_tree_all_finite(scores)
+  chex.assert_tree_all_finite((scores.score, scores.log_likelihood))
