@@ -72,7 +72,8 @@ def held(
     groups.append(
       np.stack([contest.item_values(goals, told[i], tasks) for i in within])
     )
-  return contest.hold(*groups, tasks, (positions[0], positions[1]), seed)
+  (finalist, setting), (mine, rival) = groups, positions
+  return contest.hold(finalist, setting, tasks, (mine, rival), seed)
 
 
 def gaps(

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from automerge_jax.search import fidelity, foresight, statistics
+from automerge_jax.search import climb, fidelity, foresight, statistics
 from tests import tiny_suite
 
 TASKS = ('a', 'b', 'c')
@@ -60,23 +60,21 @@ def test_a_plan_stays_within_budget_and_candidates(schedule):
 
 
 def test_climbs_are_charged_and_too_many_are_warned_of():
-  settings = _settings(gradient_steps=20, gradient_every=2)
-  plan = foresight.foresee(
-    settings, TASKS, starts=8, budget=50_000, climb=9_000
-  )
+  settings = _settings(gradient_steps=40, minibatches=8, gradient_every=2)
+  plan = foresight.foresee(settings, TASKS, starts=8, budget=50_000)
+  a_climb = 40 * 3 * 600 // 8
   assert plan['climbs'] >= 3
-  assert plan['climb_items'] == 9_000 * plan['climbs']
+  assert plan['climb_items'] == a_climb * plan['climbs']
   assert any('climb along the gradient' in line for line in plan['lines'])
   assert any('most of the budget' in text for text in plan['warnings'])
-  once = foresight.foresee(
-    dataclasses.replace(settings, gradient_every=0),
-    TASKS,
-    starts=8,
-    budget=50_000,
-    climb=9_000,
-  )
-  assert once['climbs'] == 1
+  fewer = dataclasses.replace(settings, gradient_every=0)
+  once = foresight.foresee(fewer, TASKS, starts=8, budget=50_000)
+  assert once['climbs'] == 1 and once['climb_items'] == a_climb
   assert not any('most of the budget' in text for text in once['warnings'])
+  held = dataclasses.replace(fewer, gradient_validation=0.2)
+  made = foresight.foresee(held, TASKS, starts=8, budget=50_000)
+  how = climb.Climb(40, 0.1, 8, 'accuracy', 0.2)
+  assert made['climb_items'] == climb.cost(how, [200] * 3)
 
 
 def test_detectable_differences_are_those_of_the_splits():

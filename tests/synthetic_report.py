@@ -138,9 +138,7 @@ def extras(seed=0):
     heldout=SIZES['heldout'],
   )
   return {
-    'plan': foresight.foresee(
-      settings, TASKS, starts=6, budget=40_000, climb=4_800
-    ),
+    'plan': foresight.foresee(settings, TASKS, starts=6, budget=40_000),
     'spending': {
       'rungs': [
         {

@@ -41,10 +41,10 @@ def resolution(
       continue
     index = np.asarray(tasks[split])
     counts = np.bincount(index, minlength=len(weights))
-    pair = [models[name]['score'] for name in ('merged', BASELINE)]
-    share = statistics.discordance(*pair, index, weights)
+    pair = np.stack([models[name]['score'] for name in ('merged', BASELINE)])
+    share = statistics.discordance(pair[0], pair[1], index, weights)
     means = statistics.task_mean(
-      statistics.by_weight(np.stack(pair), index, np.asarray(weights)), index
+      statistics.by_weight(pair, index, np.asarray(weights)), index
     )
     found[split] = {
       'items': int(counts.min()),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from automerge_jax.report import drawing
 
@@ -36,7 +37,7 @@ def screening_panel(
       )
     axes.set_ylim(min(-0.25, y.min() - 0.08), 1.05)
     axes.grid(axis='y')
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel('generation')
     axes.set_ylabel('rank correlation')
     svg = drawing.svg(figure, f'screening{int(width)}')

@@ -13,7 +13,7 @@ def rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
   told = summary['search']['spending']
   if told is None:
     return []
-  found = [
+  found: list[dict[str, Any]] = [
     {
       'name': f'{row["items"]:,} items a task',
       **{key: row[key] for key in ('completed', 'stopped', 'failed', 'scored')},

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from automerge_jax.search import fidelity, statistics
+from automerge_jax.search import climb, fidelity, statistics
 from automerge_jax.search.budget import MOST
-from automerge_jax.search.climb import SNAPSHOTS
 from automerge_jax.search.settings import Settings
 
 DISCORDANT = 0.1  # share of items on which merges of the same models disagree
@@ -39,7 +38,6 @@ def foresee(
   *,
   starts: int,
   budget: int | None = None,
-  climb: int = 0,
   discordant: float | None = None,
   claim: float = CLAIM,
 ) -> dict[str, Any]:
@@ -51,7 +49,6 @@ def foresee(
     starts: number of start points.
     budget: in items; None: no bound but the number of candidates, or one in
       time that is not converted yet.
-    climb: items that a climb along the gradient is charged.
     discordant: share of items on which two good merges disagree, where it is
       known; else `DISCORDANT` is assumed.
     claim: gain that the search should be able to tell from none, score.
@@ -67,7 +64,8 @@ def foresee(
   """
   number = len(tasks)
   full = settings.rungs[-1] * number
-  course = _course(settings, number, starts, budget, climb)
+  charge = _charge(settings, number)
+  course = _course(settings, number, starts, budget, charge)
   share = DISCORDANT if discordant is None else discordant
   weights = [settings.task_weights.get(task, 1.0) for task in tasks]
   sizes = {
@@ -98,7 +96,7 @@ def foresee(
       for items, count in zip(settings.rungs, course.at_rung, strict=True)
     ],
     'climbs': course.climbs,
-    'climb_items': course.climbs * climb,
+    'climb_items': course.climbs * charge,
     'search_items': course.items,
     'select_items': compared * settings.select * number,
     'heldout_items': final * (settings.heldout * number + full),
@@ -114,7 +112,7 @@ def foresee(
 
 
 def _course(
-  settings: Settings, tasks: int, starts: int, budget: int | None, climb: int
+  settings: Settings, tasks: int, starts: int, budget: int | None, charge: int
 ) -> _Course:
   """Follows the schedule until budget or candidates are used up."""
   schedule = fidelity.schedule(
@@ -140,11 +138,11 @@ def _course(
         else after == 0
       )
     )
-    size = SNAPSHOTS if climbing else settings.population
+    size = climb.SNAPSHOTS if climbing else settings.population
     if after < 0:
       size = min(size, starts - candidates)
     here = np.minimum(schedule.expected(generation), size)
-    cost = int(here @ added) + climbing * climb
+    cost = int(here @ added) + climbing * charge
     paid = budget is None or items + cost <= budget
     if after >= 0 and (candidates + size > most or not paid):
       break
@@ -152,6 +150,19 @@ def _course(
     at_rung, climbs = at_rung + here, climbs + climbing
     generation += 1
   return _Course(generation, candidates, at_rung.tolist(), climbs, items)
+
+
+def _charge(settings: Settings, tasks: int) -> int:
+  """Items that a whole climb is charged."""
+  how = climb.Climb(
+    settings.gradient_steps,
+    settings.gradient_rate,
+    settings.minibatches,
+    settings.gradient_objective or settings.objective,
+    settings.gradient_validation,
+    settings.gradient_shrinkage,
+  )
+  return climb.cost(how, [settings.rungs[-1]] * tasks) if how.steps else 0
 
 
 def _models(settings: Settings, tasks: int) -> tuple[int, int]:
