@@ -197,7 +197,7 @@ def _search(
     method=job.method,
     space=space,
     optimizer=_optimizer(settings, space),
-    starts=baselines.starts(space, job.experts, settings.weights),
+    starts=baselines.starts(space, job.experts, _weights(settings)),
     objectives=goals,
     rungs=settings.rungs,
     schedule=fidelity.schedule(
@@ -284,6 +284,13 @@ def _search(
       ),
       progress=progress,
     )
+
+
+def _weights(settings: Settings) -> tuple[float, ...]:
+  """Weights for all experts that start points have."""
+  if settings.methods == ('tsv_m',) and settings.tsv_scales:
+    return settings.tsv_scales
+  return settings.weights
 
 
 def _room(settings: Settings) -> int:

@@ -3,8 +3,12 @@
 import ml_collections
 
 
-def layerwise(method: str = 'task_arithmetic') -> ml_collections.ConfigDict:
-  """Layer-wise fusion: a coefficient an expert, layer and component."""
+def layerwise(method: str = 'tsv_m') -> ml_collections.ConfigDict:
+  """Layer-wise fusion: a coefficient an expert, layer and component.
+
+  What it has of screening, rungs, races and gradients is what paid at equal
+  cost, see results/ablation.json.
+  """
   config = ml_collections.ConfigDict()
   config.method = method  # any that has numbers to search, see merging/
   config.semantics = 'mergekit-0.1.5'  # or paper, where they differ
@@ -14,7 +18,7 @@ def layerwise(method: str = 'task_arithmetic') -> ml_collections.ConfigDict:
   config.components = 'fine'  # or coarse: attention, MLP, the rest; or own
   config.ranges = ml_collections.ConfigDict()  # e.g. {'weight': (-0.5, 1.5)}
   config.designs = ()  # recipe files to start from as well
-  config.objective = 'log_likelihood'  # or accuracy; mean over tasks
+  config.objective = 'accuracy'  # or log_likelihood; mean over tasks
   config.objectives = ()  # e.g. ('movie', 'sarcasm') for a front
   config.constraints = ml_collections.ConfigDict()  # e.g. {'movie': 0.01}
   config.reference = 'base'  # what constraints are relative to
@@ -24,24 +28,24 @@ def layerwise(method: str = 'task_arithmetic') -> ml_collections.ConfigDict:
   config.optimizer = 'cma_es'  # see search/settings.py
   config.std = 0.05  # first step, as a share of each range
   config.population = 16
-  config.budget = ''  # full evaluations; or '80000 items', '30 minutes'
-  config.candidates = 80  # most, start points included; 0: as the budget pays
+  config.budget = '100'  # full evaluations; or '80000 items', '30 minutes'
+  config.candidates = 0  # most, start points included; 0: as the budget pays
   config.batch_size = 0  # candidates vmapped together; 0: one at a time
-  config.rungs = (100, 800)  # items a task
+  config.rungs = (50, 200)  # items a task
   config.schedule = 'halving'  # or hyperband, asynchronous: who is promoted
   config.eta = 4  # one in so many candidates reaches the next rung
-  config.promote = (3,)  # instead of eta, so many of a generation; (): by eta
-  config.race = 0.0  # error rate of stopping early inside a rung; 0: no race
+  config.promote = ()  # instead of eta, so many of a generation; (): by eta
+  config.race = 0.05  # error rate of stopping early inside a rung; 0: no race
   config.looks = 4  # of a race, in a rung
-  config.screen = 1  # proposals a candidate, for the surrogate; 1: none
+  config.screen = 4  # proposals a candidate, for the surrogate; 1: none
   config.acquisition = 'ucb'  # or ei, log_ei
-  config.gradient_steps = 80  # of a climb along the gradient; 0: none
+  config.gradient_steps = 24  # of a climb along the gradient; 0: none
   config.gradient_rate = 0.03  # as a share of each range
   config.gradient_objective = ''  # as objective; or margin, experts, ...
   config.gradient_every = 0  # generations between climbs; 0: one at the start
-  config.gradient_validation = 0.0  # share of items that gradients do not see
-  config.gradient_shrinkage = 0.0  # pull to the mean of each layer
-  config.minibatches = 16  # gradient steps take the search items in turn
+  config.gradient_validation = 0.25  # share of items that gradients do not see
+  config.gradient_shrinkage = 0.3  # pull to the mean of each layer
+  config.minibatches = 4  # gradient steps take the search items in turn
   config.finalists = 4  # compared on select items, beside the mean
   config.select = 500  # items a task
   config.heldout = 1000  # items a task
@@ -49,6 +53,7 @@ def layerwise(method: str = 'task_arithmetic') -> ml_collections.ConfigDict:
   config.weights = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
   config.ties_scales = (0.6, 0.8, 1.0, 1.2, 1.5)
   config.ties_densities = (0.2, 0.5, 1.0)
+  config.tsv_scales = (0.8, 1.0, 1.2, 1.4)  # of tuned TSV-Merge; (): none
   config.dtype = 'float32'  # or bfloat16, float16: in which models compute
   config.force_test_split = False  # whether test items may be searched on
   return config

@@ -11,6 +11,7 @@ _NAMES = {
   'uniform': 'the uniform average',
   'task_arithmetic': 'tuned task arithmetic',
   'ties': 'tuned TIES',
+  'tsv_m': 'tuned TSV-Merge',
   'slerp': 'tuned SLERP',
   'linear': 'the tuned linear merge',
   'modelwise': 'model-wise search',

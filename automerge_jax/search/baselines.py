@@ -8,6 +8,9 @@ from automerge_jax.recipe import Recipe, Slice, Source
 from automerge_jax.search.settings import Settings
 from automerge_jax.types import SearchSpace
 
+# Methods that make something else of one model than the model itself.
+_TRUNCATED = ('star', 'tsv_m')
+
 
 def _all(method: str, experts: Sequence[str], base: str | None, **parameters):
   sources = tuple(Source(name, dict(parameters)) for name in experts)
@@ -47,6 +50,22 @@ def ties(
   ]
 
 
+def tsv(
+  experts: Sequence[str], base: str, scales: Sequence[float]
+) -> list[Recipe]:
+  """TSV-Merge for each scale (`lambda`)."""
+  return [
+    Recipe(
+      'tsv_m',
+      (Slice(tuple(Source(e, {'weight': 1.0}) for e in experts)),),
+      base_model=base,
+      parameters={'lambda': scale},
+      semantics='paper',
+    )
+    for scale in scales
+  ]
+
+
 def grids(
   experts: Sequence[str], base: str, settings: Settings
 ) -> dict[str, list[Recipe]]:
@@ -54,6 +73,7 @@ def grids(
   return {
     'task_arithmetic': task_arithmetic(experts, base, settings.weights),
     'ties': ties(experts, base, settings.ties_scales, settings.ties_densities),
+    'tsv_m': tsv(experts, base, settings.tsv_scales),
   }
 
 
@@ -100,7 +120,8 @@ def starts(
     c = np.asarray(space.quantise(space.encode(wanted)), np.float32)
     missed = np.abs(c - wanted) >= 1e-3
     if not missed[weights_at].any():
-      if missed.any():
+      recipe = space.describe(c)
+      if missed.any() or recipe.merge_method in _TRUNCATED:
         origin = origin.replace('expert:', 'nearly:')
-      found.setdefault(repr(space.describe(c)), (origin, c))
+      found.setdefault(repr(recipe), (origin, c))
   return tuple(found.values())

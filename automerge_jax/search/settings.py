@@ -78,6 +78,8 @@ class Settings:
     weights: grid of tuned task arithmetic, and of the start points.
     ties_scales: grid of `lambda` of tuned TIES; empty leaves TIES out.
     ties_densities: grid of its density.
+    tsv_scales: grid of `lambda` of tuned TSV-Merge, and of the start points of
+      a search of its weights; empty leaves it out.
     space_options: what else the space can be told, by name.
     designs: recipe files, or folders of exports, to start from as well.
     objectives: see `search/objectives.py`; empty: the mean over tasks. With
@@ -130,6 +132,7 @@ class Settings:
   dtype: str = 'float32'
   force_test_split: bool = False
   budget: str = ''
+  tsv_scales: tuple[float, ...] = ()
   schedule: str = 'halving'
   eta: int = 4
   race: float = 0.0

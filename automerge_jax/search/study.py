@@ -160,7 +160,7 @@ def run(
         )
     else:
       ask_key, tell_key = jax.random.split(jax.random.fold_in(loop_key, g))
-      generation(g, lambda g=g, k=ask_key, s=state: proposer.propose(k, s, g))
+      generation(g, lambda g=g, k=ask_key, s=state: proposer.propose(k, s))
       if kept is None or g > kept[0]:
         told = _told(study, scorer, encode)
         state = study.optimizer.tell(tell_key, told, state)
