@@ -13,7 +13,7 @@ from scipy import stats
 
 ON = 0.3  # mean rank correlation at which screening starts
 # What is screened is alike in its predictions, which lowers the correlation:
-# of those that keep the upper quarter, 0.5 is left as 0.27.
+# of the best quarter by prediction, 0.5 is left as 0.23.
 OFF = 0.1  # below which it ends
 LAST = 3  # generations that count
 _LEAST = 4  # candidates that a correlation needs
