@@ -137,6 +137,7 @@ def problem(tiny):
   settings = tiny_suite.settings(tiny)
   job = jobs.load(settings)
   items = job.items({t: splits.search_items(t, 24) for t in settings.tasks})
+  items = tiny_suite.of_one_length(items)
   method = registry.get('task_arithmetic')
   stack = resident.build(
     method,

@@ -1,6 +1,5 @@
 """Gradient steps on coefficients: right, fairly weighted, in bounds."""
 
-import dataclasses
 import functools
 
 import jax
@@ -23,9 +22,7 @@ def problem(tiny):
   settings = tiny_suite.settings(tiny)
   job = jobs.load(settings)
   items = job.items({t: splits.search_items(t, 40) for t in settings.tasks})
-  # Of one length, so that there is one bucket to compile.
-  encoded = tuple((*t, *t[-1:] * (16 - len(t))) for t in items.encoded)
-  items = dataclasses.replace(items, encoded=encoded)
+  items = tiny_suite.of_one_length(items)
 
   @functools.cache
   def build(name):
@@ -175,7 +172,7 @@ def test_masks_and_signs_are_held_fixed(problem, name):
       * method.merge(told, facts, base, deltas)
     )
 
-  slope, of_density = jax.grad(value, (0, 1))(
+  slope, of_density = jax.jit(jax.grad(value, (0, 1)))(
     coefficients['weight'], coefficients['density']
   )
   for k in range(len(weights)):

@@ -172,7 +172,7 @@ def test_texts_have_no_choices_and_nothing_is_returned_unasked(tmp_path):
 def suite(tiny):
   job = jobs.load(tiny_suite.settings(tiny))
   items = job.items({t: splits.search_items(t, 12) for t in tiny_suite.TASKS})
-  return job, items
+  return job, tiny_suite.of_one_length(items)
 
 
 @pytest.mark.parametrize('name', ['linear', 'task_arithmetic'])

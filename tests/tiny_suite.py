@@ -5,6 +5,7 @@ the base plus noise, with heads fitted to their own features, so experts do
 well on their own task and a merge does worse.
 """
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -100,6 +101,15 @@ def write(folder: pathlib.Path) -> pathlib.Path:
     experts.write_head(expert, experts.Head(about, kernel, bias))
     experts.write_json(expert / experts.REPORT, {'settings': {}})
   return folder
+
+
+def of_one_length(items):
+  """Items whose last token is repeated, so that there is one bucket."""
+  encoded = tuple(
+    (*tokens, *tokens[-1:] * (MAX_TOKENS - len(tokens)))
+    for tokens in items.encoded
+  )
+  return dataclasses.replace(items, encoded=encoded)
 
 
 def settings(folder: pathlib.Path, **other) -> Settings:
