@@ -68,6 +68,21 @@ def warnings(summary: Mapping[str, Any]) -> list[str]:
   Args:
     summary: see `summary.build`; with `comparisons` and `resolution`.
   """
+  return [*_looks(summary), *_luck(summary)]
+
+
+def _looks(summary: Mapping[str, Any]) -> list[str]:
+  count = summary['looks']
+  if count < 2:
+    return []
+  return [
+    f'{count} different merges of this search were scored on the held-out '
+    'items, one after the other as its budget was raised: who stops at the '
+    'best of them flatters it, and the intervals here do not know of it.'
+  ]
+
+
+def _luck(summary: Mapping[str, Any]) -> list[str]:
   row = summary['comparisons']['merged_vs_task_arithmetic']
   search = summary['resolution'].get('search')
   if search is None or wording.standing(row) != 'better':

@@ -3,7 +3,7 @@
     {"verdict": str, "seed": int, "method": str, "space": str,
      "objective": str, "tasks": [TASK, ...],
      "weights": null or {TASK: share of the mean},
-     "warnings": [str],
+     "warnings": [str], "looks": int,
      "metrics": {TASK: str}, "parents": {TASK: EXPERT},
      "models": {MODEL: {"recipe_hash": str|null,
        SPLIT: {"mean": {"accuracy", "low", "high", "log_likelihood"},
@@ -112,6 +112,7 @@ def build(
   screening: Sequence[Mapping[str, Any]] | None = None,
   contest: Mapping[str, Any] | None = None,
   generalisation: Mapping[str, Any] | None = None,
+  looks: int = 1,
 ) -> dict[str, Any]:
   """Content of `summary.json`; the module's docstring has the schema.
 
@@ -255,6 +256,7 @@ def build(
     'resolution': doubts.resolution(tasks, scores, share),
     'contest': None if contest is None else dict(contest),
     'generalisation': None if generalisation is None else dict(generalisation),
+    'looks': looks,
     'warnings': [],
     'finalists': [
       {key: row[key] for key in ('recipe_hash', 'origin', 'search', 'select')}
