@@ -24,6 +24,7 @@ from automerge_jax.types import (
   ExpertStack,
   Family,
   MergeMethod,
+  Params,
   SearchSpace,
 )
 
@@ -140,15 +141,17 @@ def ascent(
   adam = optax.scale_by_adam(b2=0.99)
   group = _layer_of(space.names)
 
-  def model(x: Array, stack: ExpertStack) -> Callable[[Any], Any]:
+  def model(
+    x: Array, stack: ExpertStack
+  ) -> Callable[[Any], tuple[Family, Params]]:
     c = space.quantise(x)
     program = space.program(c) if space.program else None
     return shared.merged(family, method, space.decode(c), stack, dtype, program)
 
-  def measured(model, heads, data, batches: Batches, weights) -> Array:
+  def measured(merged, heads, data, batches: Batches, weights) -> Array:
     total = jnp.zeros(())
     for part in data:
-      scores, slots = kinds.scores(*model(part), heads, part, choices=True)
+      scores, slots = kinds.scores(*merged(part), heads, part, choices=True)
       target = None if batches.targets is None else batches.targets[slots]
       weight = weights[batches.task[slots]] * batches.share[slots]
       value = soft.objective(objective, scores, part.label, target)
