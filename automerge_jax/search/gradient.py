@@ -151,7 +151,8 @@ def ascent(
   def measured(merged, heads, data, batches: Batches, weights) -> Array:
     total = jnp.zeros(())
     for part in data:
-      scores, slots = kinds.scores(*merged(part), heads, part, choices=True)
+      own, params = merged(part)
+      scores, slots = kinds.scores(own, params, heads, part, choices=True)
       target = None if batches.targets is None else batches.targets[slots]
       weight = weights[batches.task[slots]] * batches.share[slots]
       value = soft.objective(objective, scores, part.label, target)
