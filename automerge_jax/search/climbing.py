@@ -16,16 +16,16 @@ class Climber:
   """Proposes along the gradient; compiles once, and only if it has to.
 
   Attributes:
-    cost: items that a whole climb is charged.
+    targets: items that the experts' targets are charged, once.
   """
 
   def __init__(self, study: Study, scorer: RungScorer, items: ItemSet):
     self._study, self._scorer, self._items = study, scorer, items
-    self.cost = 0
+    sizes = np.bincount(items.task, minlength=len(items.tasks))
+    self._sizes: Sequence[int] = sizes.tolist()
+    self.targets = 0
     if study.climb is not None:
-      sizes = np.bincount(items.task, minlength=len(items.tasks))
-      self._sizes: Sequence[int] = sizes.tolist()
-      self.cost = climb.cost(study.climb, self._sizes)
+      self.targets = climb.cost_of_targets(study.climb, items, study.own)
 
   @property
   def _origins(self) -> list[list[str]]:
@@ -47,11 +47,17 @@ class Climber:
     how, made = self._study.climb, self._origins
     if how is None or not made:
       return 0
-    targets = climb.cost_of_targets(how, self._items, self._study.own)
-    return targets + sum(
+    return self.targets + sum(
       climb.cost(how, self._sizes, climb.steps_made(origins))
       for origins in made
     )
+
+  @property
+  def cost(self) -> int:
+    """Items that the next climb is charged, if it makes all its steps."""
+    assert self._study.climb is not None
+    first = 0 if self.turn else self.targets
+    return first + climb.cost(self._study.climb, self._sizes)
 
   def propose(self, start: np.ndarray) -> list[Candidate]:
     """What a climb from coefficients [D] finds."""

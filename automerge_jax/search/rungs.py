@@ -20,8 +20,8 @@ from automerge_jax.search import (
   failures,
   fidelity,
   fronts,
+  opponents,
   outside,
-  racing,
   sanity,
   shared,
 )
@@ -31,8 +31,6 @@ from automerge_jax.search.plan import Scored, Study
 from automerge_jax.tasks import itemset, kinds
 from automerge_jax.tasks.itemset import ItemSet
 from automerge_jax.types import ExpertStack
-
-RIVALS = 4  # members of a front that candidates race, at most
 
 
 class RungScorer:
@@ -257,7 +255,16 @@ class RungScorer:
       len(subset),
     )
     if self.study.race:
-      given += (self.rivals(rung, candidates),)
+      given += (
+        opponents.rivals(
+          self.study,
+          self.incumbents(opponents.MOST),
+          self.known,
+          self.subsets,
+          rung,
+          candidates,
+        ),
+      )
     first = rung not in self.called
     self.called.add(rung)
     begin = time.perf_counter()
@@ -297,48 +304,3 @@ class RungScorer:
       spent = time.perf_counter() - begin
       self.rate = self.rate[0] + int(done), self.rate[1] + spent
     return fresh
-
-  def rivals(self, rung: int, candidates: list[Candidate]) -> racing.Rivals:
-    """Whom candidates race at a rung: the best that were scored there."""
-    goals, race = self.study.objectives, self.study.race
-    assert race is not None
-    count = 1 if len(goals.each) == 1 else RIVALS
-    weights = np.asarray([one.weights for one in goals.each], np.float32)
-    there = [r for r in self.incumbents(count) if r.rung >= rung]
-    if any(row.violations[row.rung] > 0 for row in there):
-      there = []  # whoever keeps the constraints may be behind
-
-    def values(parts: Sequence[Scores]) -> np.ndarray:
-      """[M, n]."""
-      joined = Scores(
-        np.concatenate([part.score for part in parts]),
-        np.concatenate([part.log_likelihood for part in parts]),
-      )
-      return np.asarray(racing.values(joined, race.metrics))
-
-    theirs = np.full((count, len(weights), len(self.subsets[rung])), np.nan)
-    for j, row in enumerate(there):
-      theirs[j] = values([row.parts[rung]])
-    task = [subset.task for subset in self.subsets]
-    below = np.concatenate([*task[:rung], np.zeros(0, np.int32)])
-    mine = np.full(
-      (self.study.population, len(weights), len(below)), np.nan, np.float32
-    )
-    lower = np.full((count, len(weights), len(below)), np.nan, np.float32)
-    if rung:
-      for i, one in enumerate(candidates):
-        mine[i] = values([self.known[one.recipe, r] for r in range(rung)])
-      for j, row in enumerate(there):
-        lower[j] = values(row.parts[:rung])
-    return racing.Rivals(
-      jnp.asarray(theirs, jnp.float32),
-      jnp.arange(count) < len(there),
-      jnp.asarray(weights),
-      jnp.asarray(task[rung], jnp.int32),
-      racing.population_pairs(
-        jnp.asarray(mine),
-        jnp.asarray(lower),
-        jnp.asarray(below, jnp.int32),
-        len(self.tasks),
-      ),
-    )

@@ -40,8 +40,8 @@ class Settings:
     space: one of `SPACES`.
     layers_per_group: layers that share coefficients (layer-wise), or the first
       layer of every group, from 0.
-    components: how a layer is divided: 'coarse', 'fine', 'own', or patterns as
-      `NAME=FILTER,...,NAME=`, see `cells.layered`.
+    components: how a layer is divided: 'coarse', 'fine', 'own', 'tensor', or
+      patterns as `NAME=FILTER,...,NAME=`, see `cells.layered`.
     ranges: other bounds than the method's, by parameter.
     objective: 'accuracy' or 'log_likelihood': what objectives are measured in,
       and, averaged over tasks, what gradient steps climb.
