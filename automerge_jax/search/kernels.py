@@ -1,6 +1,6 @@
 """Covariances of Gaussian processes, many at once by matrix products."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import tinygp
@@ -65,13 +65,13 @@ class Nested(tinygp.kernels.Kernel):
   amplitude: Array
   residual: Array
 
-  def evaluate(self, X1: Points, X2: Points) -> Array:
+  def evaluate(self, X1: Any, X2: Any) -> Array:
     rows = [
       Points(*(jnp.asarray(leaf)[None] for leaf in point)) for point in (X1, X2)
     ]
     return self(*rows)[0, 0]
 
-  def __call__(self, one: Points, other: Points | None = None) -> Array:
+  def __call__(self, one: Any, other: Any = None) -> Array:
     if other is None:
       variance = self.amplitude * (1 + self.residual / one.share)
       return jnp.where(one.real, variance, 0.0)

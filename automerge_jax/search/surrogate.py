@@ -7,7 +7,7 @@ share one. Fidelity is an input, see `kernels.Nested`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -122,11 +122,13 @@ def surrogate(space: SearchSpace, steps: int = 20) -> Surrogate:
   owner = of.spread(groups)
   typical = np.sqrt(2) + np.log(len(groups)) / 2
   prior = (
-    Hyper(jnp.full(groups.max() + 1, typical, jnp.float32), *_first()),
-    Hyper(np.sqrt(3), _AMPLITUDE[1], _RESIDUAL[1], _NOISE[1]),
+    Hyper(jnp.full(groups.max() + 1, typical, jnp.float32), *_prior(0)),
+    Hyper(jnp.asarray(3**0.5), *_prior(1)),
   )
 
-  def points(x: Array, rung: Array, share: Array, real: Array, hyper: Hyper):
+  def points(
+    x: Array, rung: Array, share: Array, real: Array, hyper: Hyper
+  ) -> Any:
     return Points(of(x) / jnp.exp(hyper.scale)[owner][None], rung, share, real)
 
   def kernel(hyper: Hyper) -> Nested:
@@ -184,6 +186,7 @@ def surrogate(space: SearchSpace, steps: int = 20) -> Surrogate:
 
     def one(y: Array, variance: Array):
       gp = process(hyper, rows, apart, variance)
+      assert isinstance(gp.solver, tinygp.solvers.DirectSolver)
       return gp.solver.scale_tril, _solved(gp, y), evidence(gp, y, rows)
 
     factor, pull, likelihood = jax.vmap(one)(y, variance)
@@ -266,9 +269,10 @@ def surrogate(space: SearchSpace, steps: int = 20) -> Surrogate:
   )
 
 
-def _first() -> list[Array]:
+def _prior(part: int) -> list[Array]:
+  """Means (0) or standard deviations (1) of all but the length scales."""
   return [
-    jnp.asarray(p[0], jnp.float32) for p in (_AMPLITUDE, _RESIDUAL, _NOISE)
+    jnp.asarray(p[part], jnp.float32) for p in (_AMPLITUDE, _RESIDUAL, _NOISE)
   ]
 
 

@@ -3,10 +3,10 @@
   python -m experiments.bench.surrogate
 
 500 observations at three rungs of a shifted quadratic with noise, capacity 512;
-the least of repeated calls, compilation excluded, since whatever else runs
-only adds to it. The limit is what the Cholesky
-factors alone would take at the speed of a matrix product. Writes
-results/surrogate.json; the last line is one JSON object.
+the least of repeated calls, compilation excluded, since whatever else runs only
+adds to it. The limit is what the Cholesky factors alone would take at the speed
+of a matrix product. Writes results/surrogate.json; the last line is one JSON
+object.
 """
 
 import json
