@@ -36,7 +36,7 @@ def start(folder, workdir, other=None):
   told = json.dumps(other or {})
   command = [sys.executable, '-m', 'tests.tiny_job', folder, workdir, told]
   with open(_log(workdir), 'a') as log:
-    return subprocess.Popen(list(map(str, command)), stderr=log)
+    return subprocess.Popen(list(map(str, command)), stdout=log, stderr=log)
 
 
 def _log(workdir):
@@ -129,9 +129,9 @@ def main(kills, seed='0', other='{}'):
     killed = True
     for _ in range(12):
       process = start(root, workdir, told)
-      # Half of them early in what this start does, where it is always new.
-      most = whole if draw.random() < 0.5 else 0.4 * whole
-      killed = kill(process, lambda: True, draw.uniform(0, most))
+      # More of them early in what this start does: much of it is new.
+      delay = whole * draw.random() ** 2
+      killed = kill(process, lambda: True, delay)
       if not killed:
         assert process.returncode == 0, _log(workdir).read_text()[-3000:]
         break

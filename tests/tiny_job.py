@@ -9,6 +9,7 @@ import pathlib
 import sys
 
 from automerge_jax import pipeline
+from automerge_jax.search.settings import Settings
 from automerge_jax.tasks import sources
 from tests import tiny_suite
 
@@ -19,14 +20,19 @@ def suite(folder: pathlib.Path) -> pathlib.Path:
   return tiny_suite.write(folder)
 
 
-def main(folder: str, workdir: str, other: str = '{}') -> None:
-  sources.SOURCES.update(tiny_suite.SOURCES)
+def settings(folder: pathlib.Path, other: dict) -> Settings:
+  """Settings of the tiny suite with others, which JSON may have held."""
   changed = {
     key: tuple(value) if isinstance(value, list) else value
-    for key, value in json.loads(other).items()
+    for key, value in other.items()
   }
-  settings = tiny_suite.settings(pathlib.Path(folder), **changed)
-  pipeline.run(settings, pathlib.Path(workdir), 'python -m tests.tiny_job')
+  return tiny_suite.settings(folder, **changed)
+
+
+def main(folder: str, workdir: str, other: str = '{}') -> None:
+  sources.SOURCES.update(tiny_suite.SOURCES)
+  chosen = settings(pathlib.Path(folder), json.loads(other))
+  pipeline.run(chosen, pathlib.Path(workdir), 'python -m tests.tiny_job')
 
 
 if __name__ == '__main__':
