@@ -17,6 +17,8 @@ from automerge_jax.search.ledger import Ledger
 from automerge_jax.search.settings import Settings
 
 _LEDGER = 'ledger.sqlite'
+# Settings that may change under a ledger; budgets may only grow.
+_FREE = ('base', 'experts', 'candidates', 'budget', 'batch_size')
 
 
 def run(
@@ -159,9 +161,7 @@ def _growing(settings: Settings) -> dict[str, float]:
 def _identity(settings: Settings, job: Job) -> dict[str, Any]:
   """What must not change under a ledger; paths may, and budgets may grow."""
   chosen = {
-    name: value
-    for name, value in vars(settings).items()
-    if name not in ('base', 'experts', 'candidates', 'budget')
+    name: value for name, value in vars(settings).items() if name not in _FREE
   }
   spendable = budget.parse(settings.budget)
   chosen['budget unit'] = None if spendable is None else spendable.unit

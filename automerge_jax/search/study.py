@@ -5,6 +5,7 @@ a search that is started again goes on to the same end, and one with a larger
 budget begins as one with a smaller.
 """
 
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,13 @@ from automerge_jax.tasks.itemset import ItemSet
 from automerge_jax.types import ExpertStack, SearchSpace, Told
 
 _BUDGET = 'budget in items'
+
+
+class _Kept(NamedTuple):
+  """An optimizer's state, and the rank scores [N] that it had been told."""
+
+  state: Any
+  scores: jax.Array
 
 
 class Outcome(NamedTuple):
@@ -136,38 +144,40 @@ def run(
       limit, spent[-1], upcoming
     )
 
-  def climb(g: int, start: np.ndarray) -> bool:
-    """Whether a climb found the best candidate so far."""
-    generation(g, lambda: climber.propose(start))
-    return scorer.rows[int(np.argmax(scorer.order()))].generation == g
-
   g = study.start_generations
   if study.climbs(g) and fits(g):
-    climb(g, scorer.best())
+    generation(g, lambda: climber.propose(scorer.best()))
     g += 1
-  encode = jax.jit(jax.vmap(study.space.encode))
-  state = study.optimizer.init(init_key, _told(study, scorer, encode))
-  kept = restore(state)
   proposer = Proposer(study, scorer)
+  encode = jax.jit(jax.vmap(study.space.encode))
+  told = _told(study, scorer, encode)
+  state = study.optimizer.init(init_key, told)
+  kept = restore(_Kept(state, told.scores))
+  if kept is not None and not ledger.proposals(kept[0]):
+    kept = None  # of another ledger
+  # What the kept state has been through, in case it is not this ledger's.
+  behind: list[Callable[[Any], Any]] = []
   while fits(g):
+    ask_key, tell_key = jax.random.split(jax.random.fold_in(loop_key, g))
     if study.climbs(g):
-      start = scorer.best()
-      if study.optimizer.mean is not None and climber.turn % 2:
-        start = np.asarray(study.space.quantise(study.optimizer.mean(state)))
-      if climb(g, start) and study.optimizer.move is not None:
-        state = study.optimizer.move(
-          study.space.encode(jnp.asarray(scorer.best())), state
-        )
+      generation(
+        g, lambda s=state: climber.propose(_foot(study, scorer, climber, s))
+      )
+      told = _told(study, scorer, encode)
+      learn = _move(study, scorer, g)
     else:
-      ask_key, tell_key = jax.random.split(jax.random.fold_in(loop_key, g))
-      generation(g, lambda g=g, k=ask_key, s=state: proposer.propose(k, s))
-      if kept is None or g > kept[0]:
-        told = _told(study, scorer, encode)
-        state = study.optimizer.tell(tell_key, told, state)
-    if kept is not None and g == kept[0]:
-      state = kept[1]
-    elif kept is None or g > kept[0]:
-      checkpoint(g, state)
+      generation(g, lambda k=ask_key, s=state: proposer.propose(k, s))
+      told = _told(study, scorer, encode)
+      learn = functools.partial(study.optimizer.tell, tell_key, told)
+    behind.append(learn)
+    if kept is None or g >= kept[0]:
+      if kept is not None and _same(kept[1].scores, told.scores, g == kept[0]):
+        state = kept[1].state
+      else:
+        for learn in behind:
+          state = learn(state)
+        checkpoint(g, _Kept(state, told.scores))
+      behind, kept = [], None
     g += 1
   mean = None
   if study.optimizer.mean is not None:
@@ -184,6 +194,31 @@ def run(
     dict(scorer.seconds),
     time.perf_counter() - begin,
   )
+
+
+def _same(one: Any, other: Any, there: bool) -> bool:
+  """Whether a state was kept when exactly this had been told."""
+  return there and bool(np.array_equal(one, other))
+
+
+def _foot(
+  study: Study, scorer: RungScorer, climber: climbing.Climber, state: Any
+) -> np.ndarray:
+  """Coefficients [D] to climb from: the best, and the mean, in turn."""
+  if study.optimizer.mean is not None and climber.turn % 2:
+    return np.asarray(study.space.quantise(study.optimizer.mean(state)))
+  return scorer.best()
+
+
+def _move(
+  study: Study, scorer: RungScorer, generation: int
+) -> Callable[[Any], Any]:
+  """Centres the optimizer on what a climb found, if it is the best so far."""
+  best = scorer.rows[int(np.argmax(scorer.order()))]
+  if best.generation != generation or study.optimizer.move is None:
+    return lambda state: state
+  x = study.space.encode(jnp.asarray(best.candidate.coefficients))
+  return functools.partial(study.optimizer.move, x)
 
 
 def positions(space: SearchSpace) -> int:
