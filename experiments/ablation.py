@@ -25,7 +25,7 @@ WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Holds experts/; searches go below it.', required=True
 )
 SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'Seeds of the searches.')
-BUDGET = flags.DEFINE_string('budget', '100', 'Of each search.')
+BUDGET = flags.DEFINE_string('budget', '50', 'Full evaluations of each search.')
 PARTS = flags.DEFINE_list('parts', None, 'Some of the parts; all by default.')
 OUT = flags.DEFINE_string('out', 'results/ablation.json', 'The results file.')
 
@@ -35,7 +35,7 @@ PARTS_OF = {
   'surrogate': ({'screen': 4}, {'screen': 1}),
   'fidelity': ({'rungs': (50, 200)}, {'rungs': (200,), 'promote': ()}),
   'racing': ({'race': 0.05}, {'race': 0.0}),
-  'gradient': ({'gradient_steps': 24}, {'gradient_steps': 0}),
+  'gradient': ({'gradient_steps': 16}, {'gradient_steps': 0}),
 }
 
 
