@@ -59,22 +59,42 @@ def layerwise(method: str = 'tsv_m') -> ml_collections.ConfigDict:
   return config
 
 
-def brief(method: str = 'task_arithmetic') -> ml_collections.ConfigDict:
-  """Layer-wise fusion in minutes: fewer candidates, items and baselines."""
-  config = layerwise(method)
-  config.candidates = 50
-  config.rungs = (50, 200)
-  config.gradient_steps = 16
-  config.minibatches = 8
+def brief() -> ml_collections.ConfigDict:
+  """Layer-wise fusion in minutes: a smaller budget, few baselines."""
+  config = layerwise()
+  config.budget = '30'
+  config.finalists = 2
   config.ties_scales = (0.8, 1.2)
   config.ties_densities = (0.2, 0.5)
+  config.tsv_scales = (1.0, 1.3)
   config.select = 200
   return config
 
 
-def modelwise(method: str = 'task_arithmetic') -> ml_collections.ConfigDict:
-  """Model-wise merging: one coefficient an expert."""
+def likelihood(method: str = 'task_arithmetic') -> ml_collections.ConfigDict:
+  """Layer-wise fusion by log-likelihood, without singular vectors.
+
+  For large models, whose singular vectors take minutes, and for few items,
+  whose accuracy says little.
+  """
   config = layerwise(method)
+  config.objective = 'log_likelihood'
+  config.budget = ''
+  config.candidates = 50
+  config.gradient_rate = 0.03
+  config.gradient_validation = 0.0
+  config.gradient_shrinkage = 0.0
+  config.gradient_steps = 24
+  config.minibatches = 8
+  config.ties_scales = (0.8, 1.2)
+  config.ties_densities = (0.2, 0.5)
+  config.tsv_scales = ()
+  config.select = 200
+  return config
+
+
+def modelwise() -> ml_collections.ConfigDict:
+  """Model-wise merging: one coefficient an expert."""
+  config = layerwise()
   config.space = 'modelwise'
-  config.gradient_steps = 32  # K coefficients settle sooner
   return config

@@ -17,7 +17,7 @@ METHODS = 'task_arithmetic,linear,ties,slerp'
 
 
 def _search(space: str, method: str = 'task_arithmetic', **options):
-  config = searches.layerwise(method)
+  config = searches.likelihood(method)
   config.space = space
   config.space_options = ml_collections.ConfigDict(options)
   config.components = 'own'
@@ -27,10 +27,6 @@ def _search(space: str, method: str = 'task_arithmetic', **options):
   config.candidates = 160
   config.rungs = (50, 300)
   config.promote = (4,)
-  config.gradient_steps = 24
-  config.minibatches = 8
-  config.ties_scales = (0.8, 1.2)
-  config.ties_densities = (0.2, 0.5)
   config.select = 400
   return config
 

@@ -56,8 +56,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.tasks = tasks()
   config.train = train()
   config.experts = 'runs/vision_suite/experts'
-  config.search = searches.brief()
-  config.search.components = 'coarse'
+  config.search = searches.likelihood()
+  config.search.population = 16
+  config.search.promote = (3,)
   config.search.heldout = 300
   if arg == 'runlocal':
     config.train = train(examples=64, epochs=1)

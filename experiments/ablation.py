@@ -69,6 +69,12 @@ def other(part: str) -> dict:
   return PARTS_OF[part][1 if is_default(part) else 0]
 
 
+def _folder(workdir: pathlib.Path, name: str, seed: int) -> pathlib.Path:
+  """Where a search goes; the default is also that of the encoder suite."""
+  place = 'lfs' if name == DEFAULT else f'ablation/{name}'
+  return workdir / place / f'seed{seed}'
+
+
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
@@ -79,10 +85,10 @@ def main(argv: list[str]) -> None:
   runs, scores = {}, {}
   for seed in seeds:
     for name in (DEFAULT, *parts):
-      folder = workdir / 'ablation' / name / f'seed{seed}'
+      folder = _folder(workdir, name, seed)
       changes = {} if name == DEFAULT else other(name)
       settings = choices.settings(config_of(seed, workdir, changes))
-      known = [workdir / 'ablation' / n / f'seed{s}' for n, s in runs]
+      known = [_folder(workdir, n, s) for n, s in runs]
       runs[name, seed] = suites.finished(folder) or pipeline.run(
         settings, folder, f'python -m experiments.ablation {workdir}', known
       )

@@ -116,7 +116,7 @@ def settings(folder: pathlib.Path, **other) -> Settings:
   """A search of seconds over the suite in `folder`."""
   chosen = {
     key: tuple(value) if isinstance(value, list) else value
-    for key, value in searches.layerwise().to_dict().items()
+    for key, value in searches.likelihood().to_dict().items()
   }
   chosen |= {
     'tasks': TASKS,
