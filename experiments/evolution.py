@@ -240,17 +240,19 @@ def _limited(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
   """Rungs scaled so that the last is `limit`, each larger than the one below.
 
-  Lower rungs that fall together become one.
+  Lower rungs that fall together become one. Without numbers of promoted
+  candidates there are none of the result either.
   """
   if limit < 1:
     raise ValueError(f'{path}: limit is {limit}; expected 1 or more items')
   kept: list[tuple[int, int]] = []
-  for rung, reach in zip(rungs[:-1], promote, strict=True):
+  reaches = promote or (0,) * (len(rungs) - 1)
+  for rung, reach in zip(rungs[:-1], reaches, strict=True):
     size = max(1, round(rung * limit / rungs[-1]))
     if size < limit and (not kept or size > kept[-1][0]):
       kept.append((size, reach))
   sizes = tuple(size for size, _ in kept)
-  return (*sizes, limit), tuple(reach for _, reach in kept)
+  return (*sizes, limit), tuple(reach for _, reach in kept if promote)
 
 
 def _options(genome: Genome, evolution: Evolution) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from automerge_jax.search.rungs import RungScorer
 from automerge_jax.tasks.itemset import ItemSet
 from automerge_jax.types import ExpertStack, SearchSpace, Told
 
-_BUDGET = 'budget in items'
+_RATE = 'items a second'
 
 
 class _Kept(NamedTuple):
@@ -259,7 +259,7 @@ def _limit(
     return None
   if study.budget.unit != 'seconds':
     return budget.in_items(study.budget, cost)
-  rate = ledger.noted(_BUDGET)
+  rate = ledger.noted(_RATE)
   if rate is None:
-    rate = ledger.note(_BUDGET, budget.items_a_second(*scorer.pace()))
+    rate = ledger.note(_RATE, budget.items_a_second(*scorer.pace()))
   return budget.in_items(study.budget, cost, rate)

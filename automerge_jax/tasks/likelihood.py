@@ -147,9 +147,7 @@ def score(
   scores = ItemScores(
     score=jnp.where(data.compared, right, metric[:, 0]),
     log_likelihood=jnp.where(data.compared, chosen, sums[:, 0]),
-    choices=jnp.where(
-      exists & data.compared[:, None], log_softmax, -jnp.inf
-    ),
+    choices=jnp.where(exists & data.compared[:, None], log_softmax, -jnp.inf),
   )
   return scores, data.slot
 
