@@ -57,7 +57,9 @@ def depthwise() -> ml_collections.ConfigDict:
 
 def pruning() -> ml_collections.ConfigDict:
   """Fewer layers, each merged of what the experts have there."""
-  return _search('pruning', keep=4)
+  config = _search('pruning', keep=4)
+  config.gradient_steps = 0  # no coefficient follows a gradient
+  return config
 
 
 def both() -> ml_collections.ConfigDict:
@@ -92,12 +94,16 @@ def constrained() -> ml_collections.ConfigDict:
 
 def published_layerwise() -> ml_collections.ConfigDict:
   """The layout of arXiv 2502.04030's layer-wise fusion, for comparison."""
-  return _search('published_layerwise', layer_granularity=2)
+  config = _search('published_layerwise', layer_granularity=2)
+  config.gradient_steps = 0  # as published
+  return config
 
 
 def published_depthwise() -> ml_collections.ConfigDict:
   """The layout of its depth-wise integration."""
-  return _search('published_depthwise', layers=8)
+  config = _search('published_depthwise', layers=8)
+  config.gradient_steps = 0
+  return config
 
 
 KINDS = {

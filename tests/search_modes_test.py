@@ -107,7 +107,17 @@ def test_a_pruned_model_has_fewer_layers(tiny, tmp_path):
 
 def test_every_member_of_a_front_is_one_command_away(tiny, tmp_path):
   workdir = tmp_path / 'run'
-  result = _run(tiny, workdir, 'front', objectives=tiny_suite.TASKS)
+  result = _run(
+    tiny,
+    workdir,
+    'front',
+    objectives=tiny_suite.TASKS,
+    candidates=30,
+    gradient_steps=4,
+    gradient_every=1,
+    race=0.1,
+    screen=2,
+  )
   members = result['front']['members']
   assert [row['picked'] for row in members].count(True) == 1
   values = np.asarray([list(row['on_select'].values()) for row in members])
@@ -123,14 +133,20 @@ def test_every_member_of_a_front_is_one_command_away(tiny, tmp_path):
 @pytest.mark.parametrize(
   ('kind', 'changes'),
   [
-    ('both', {'optimizer': 'cma_es_large'}),
+    ('both', {'optimizer': 'cma_es_large', 'race': 0.1, 'screen': 2}),
     (
       'published_layerwise',
       {'optimizer': 'random', 'space_options': {'layer_granularity': 1}},
     ),
     (
       'published_depthwise',
-      {'optimizer': 'cma_es', 'space_options': {'layers': 4}},
+      {
+        'optimizer': 'cma_es',
+        'space_options': {'layers': 4},
+        'schedule': 'asynchronous',
+        'promote': (),
+        'screen': 2,
+      },
     ),
     (
       'smooth',
