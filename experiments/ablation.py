@@ -4,10 +4,12 @@
     --workdir=runs/encoder_suite
   python -m experiments.ablation --workdir=runs/encoder_suite
 
-Runs the default search, and the same with one part added or taken away, with
-each seed and within the same budget of items, and writes results/ablation.json.
-A part's gain is what the search scores on held-out items with it, minus without
-it. Finished searches are read back.
+Runs the default search and the same without gradients, and from the latter
+searches with one more part added or taken away: where a climb finds the merge
+that is chosen in the end, other parts change nothing, and there are spaces
+without gradients. All with each seed and within the same budget of items. A
+part's gain is what the search scores on held-out items with it, minus without
+it. Writes results/ablation.json. Finished searches are read back.
 """
 
 import json
@@ -29,7 +31,7 @@ BUDGET = flags.DEFINE_string('budget', '50', 'Full evaluations of each search.')
 PARTS = flags.DEFINE_list('parts', None, 'Some of the parts; all by default.')
 OUT = flags.DEFINE_string('out', 'results/ablation.json', 'The results file.')
 
-DEFAULT = 'default'
+DEFAULT, GRADIENT = 'default', 'gradient'
 # What each part is: settings with it, and without it.
 PARTS_OF = {
   'surrogate': ({'screen': 4}, {'screen': 1}),
@@ -65,8 +67,9 @@ def is_default(part: str) -> bool:
 
 
 def other(part: str) -> dict:
-  """What the default is compared with: without the part, or with it."""
-  return PARTS_OF[part][1 if is_default(part) else 0]
+  """Without the part where the default has it, else with it; no gradients."""
+  changed = PARTS_OF[part][1 if is_default(part) else 0]
+  return changed | PARTS_OF[GRADIENT][1]
 
 
 def _folder(workdir: pathlib.Path, name: str, seed: int) -> pathlib.Path:
@@ -88,7 +91,11 @@ def main(argv: list[str]) -> None:
       folder = _folder(workdir, name, seed)
       changes = {} if name == DEFAULT else other(name)
       settings = choices.settings(config_of(seed, workdir, changes))
-      known = [_folder(workdir, n, s) for n, s in runs]
+      known = [
+        done.parent
+        for done in sorted(workdir.glob('*/**/seed*/summary.json'))
+        if done.parent != folder
+      ]
       runs[name, seed] = suites.finished(folder) or pipeline.run(
         settings, folder, f'python -m experiments.ablation {workdir}', known
       )
@@ -116,7 +123,8 @@ def figures(seeds, runs, scores) -> dict:
     intervals[name] = [estimate.low, estimate.high]
 
   for part in PARTS_OF:
-    ours, theirs = rows(DEFAULT).mean(0), rows(part).mean(0)
+    ours = rows(DEFAULT if part == GRADIENT else GRADIENT).mean(0)
+    theirs = rows(part).mean(0)
     pair = (ours, theirs) if is_default(part) else (theirs, ours)
     gain = statistics.paired_bootstrap(*pair, task, seed=0)
     put(f'{part}_gain', gain)

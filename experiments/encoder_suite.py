@@ -89,6 +89,7 @@ def figures(seeds, runs, scores) -> dict:
     'modelwise': rows('modelwise').mean(0),
     'task_arithmetic': first['task_arithmetic'],
     'ties': first['ties'],
+    'tsv_m': first['tsv_m'],
     'uniform': first['uniform'],
     'experts': own,
     'base': first['base'],
@@ -103,7 +104,7 @@ def figures(seeds, runs, scores) -> dict:
   )
   values |= {'gap_closed': gap.value, 'gap_closed_low': gap.low}
   intervals['gap_closed'] = [gap.low, gap.high]
-  for name in ('task_arithmetic', 'ties', 'uniform', 'modelwise'):
+  for name in ('task_arithmetic', 'ties', 'tsv_m', 'uniform', 'modelwise'):
     estimate = statistics.paired_bootstrap(
       models['lfs'], models[name], task, seed=0
     )

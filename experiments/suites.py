@@ -22,7 +22,15 @@ from automerge_jax.search import job as jobs
 from automerge_jax.search.ledger import Ledger
 from experiments import choices, startup
 
-MODELS = ('lfs', 'task_arithmetic', 'ties', 'uniform', 'experts', 'base')
+MODELS = (
+  'lfs',
+  'task_arithmetic',
+  'ties',
+  'tsv_m',
+  'uniform',
+  'experts',
+  'base',
+)
 
 
 def run(config, workdir: pathlib.Path, seeds: list[int], command: str) -> dict:
@@ -91,7 +99,7 @@ def figures(seeds, runs, scores) -> dict:
     values[name] = estimate.value
     intervals[name] = [estimate.low, estimate.high]
 
-  for name in MODELS:
+  for name in (name for name in MODELS if name in models):
     put(
       f'{name}_heldout_mean',
       statistics.mean_bootstrap(models[name], task, seed=0),
@@ -99,7 +107,9 @@ def figures(seeds, runs, scores) -> dict:
     for index, of in enumerate(tasks):
       mine = task == index
       values[f'{name}_heldout_{of}'] = float(models[name][mine].mean())
-  for name in ('task_arithmetic', 'ties', 'uniform', 'experts'):
+  for name in ('task_arithmetic', 'ties', 'tsv_m', 'uniform', 'experts'):
+    if name not in models:
+      continue  # tuned where the config has a grid
     put(
       f'lfs_minus_{name}',
       statistics.paired_bootstrap(models['lfs'], models[name], task, seed=0),

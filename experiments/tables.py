@@ -17,9 +17,16 @@ _ROWS = {
   'modelwise': 'model-wise search (ours)',
   'task_arithmetic': 'task arithmetic, tuned',
   'ties': 'TIES, tuned',
+  'tsv_m': 'TSV-Merge, tuned',
   'uniform': 'uniform average',
   'base': 'base',
   'experts': 'the experts, each on its own task',
+}
+_PARTS = {
+  'gradient': 'a climb along the gradient, against none',
+  'fidelity': 'rungs of 50 and 200 items a task, against 200 alone',
+  'surrogate': 'screening by the surrogate',
+  'racing': 'races inside rungs',
 }
 _KINDS = {
   'layerwise': 'layer-wise (LFS), a method for each group of layers',
@@ -60,6 +67,26 @@ def encoder_suite(results: dict) -> str:
     f'{figures["gap_closed"]:.0%} ({gap_low:.0%} to {gap_high:.0%}) of its gap '
     f'to the experts, with at most {figures["candidates"]} candidates '
     f'({figures["full_evaluations"]:.0f} full-evaluation equivalents).',
+  ]
+  return '\n'.join(lines)
+
+
+def ablation(results: dict) -> str:
+  """What each part of a search pays at equal cost."""
+  figures, intervals = results['figures'], results['intervals']
+  lines = ['| part | gain, held-out accuracy (95%) | in the default |']
+  lines += ['|---|---|---|']
+  for name, label in _PARTS.items():
+    low, high = intervals[f'{name}_gain']
+    lines.append(
+      f'| {label} | {figures[f"{name}_gain"]:+.4f} ({low:+.4f} to {high:+.4f}) '
+      f'| {"yes" if figures[f"{name}_default"] else "no"} |'
+    )
+  lines += [
+    '',
+    f'Means over {len(results["seeds"])} seeds, each within '
+    f'{figures["full_evaluations"]:.0f} full evaluations of 200 items a task; '
+    'all but the first in searches without gradients.',
   ]
   return '\n'.join(lines)
 
@@ -184,7 +211,12 @@ def suites(every: dict[str, dict]) -> str:
   for key, label in _SUITES.items():
     figures, intervals = every[key]['figures'], every[key]['intervals']
     low, high = intervals['lfs_minus_task_arithmetic']
-    cells = [f'{figures[f"{name}_heldout_mean"]:.3f}' for name in names]
+    cells = [
+      f'{figures[f"{name}_heldout_mean"]:.3f}'
+      if f'{name}_heldout_mean' in figures
+      else ''
+      for name in names
+    ]
     seeds = len(every[key]['seeds'])
     lines.append(
       f'| {label}; {seeds} seed{"s" if seeds > 1 else ""}, '
@@ -202,6 +234,7 @@ TABLES = {
   'eval_speed': (eval_speed, 'eval_speed'),
   'suites': (suites, *_SUITES),
   'spaces': (spaces, 'spaces'),
+  'ablation': (ablation, 'ablation'),
 }
 
 
