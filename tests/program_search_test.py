@@ -265,7 +265,7 @@ def test_a_switch_under_vmap_takes_one_branch(stored):
   assert conditionals(True) > 0
 
 
-def test_the_ascent_follows_coefficients_and_scales(stored, items):
+def test_the_ascent_follows_coefficients_and_leaves_scales(stored, items):
   family, base, experts = stored
   method = METHODS['task_arithmetic']
   stack = resident.build(method, family, base, experts)
@@ -276,26 +276,26 @@ def test_the_ascent_follows_coefficients_and_scales(stored, items):
     return fixed.at[: 1 + S].set(0.5 + x)
 
   climbed = space._replace(
-    names=space.names[: 1 + S],
+    names=('weight/all', *(f'scale/{i}' for i in range(S))),
     decode=lambda x: space.decode(of(x)),
     program=lambda x: space.program(of(x)),
   )
-  climb = gradient.ascent(family, method, climbed, 'log_likelihood', 0.05, 6)
+  climb = gradient.ascent(family, method, climbed, 'log_likelihood')
   batches = gradient.batches(items[('answer',)], 1)
 
   def step(state, i=0):
-    return climb.step(jnp.asarray(i), state, stack, {}, batches)
+    given = jnp.int32(i), 0.05, state, stack, {}, batches, jnp.ones(1)
+    return climb.step(*given)
 
-  x = np.full(1 + S, 0.45, np.float32)
-  moved = climb.x(step(climb.init(x))[0]) - x
-  for i, far in enumerate(np.eye(1 + S, dtype=np.float32) * 0.02):
-    up, down = (float(step(climb.init(x + d))[1]) for d in (far, -far))
-    # Adam's first step goes the whole rate up or down.
-    want = 0.05 * np.sign(up - down)
-    np.testing.assert_allclose(moved[i], want, atol=1e-3)
-  assert moved[S] == 0  # nothing stands at the last position
-  state, values = climb.init(x), []
+  c = np.full(1 + S, 0.45, np.float32)
+  moved = climb.c(step(climb.init(c))[0].x) - c
+  far = np.eye(1 + S, dtype=np.float32)[0] * 0.02
+  up, down = (float(step(climb.init(c + d))[1]) for d in (far, -far))
+  # Adam's first step goes the whole rate up or down.
+  np.testing.assert_allclose(moved[0], 0.05 * np.sign(up - down), atol=1e-3)
+  assert (moved[1:] == 0).all()
+  state, values = climb.init(c), []
   for i in range(6):
     state, objective = step(state, i)
     values.append(float(objective))
-  assert values[-1] > values[0] + 0.01, values
+  assert values[-1] > values[0], values
