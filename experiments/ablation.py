@@ -58,11 +58,13 @@ def config_of(seed: int, workdir: pathlib.Path, changes=()):
 
 def is_default(part: str) -> bool:
   """Whether the default search has a part."""
-  with_part, _ = PARTS_OF[part]
   have = searches.layerwise()
   return all(
-    tuple(have[k]) == v if isinstance(v, tuple) else bool(have[k]) == bool(v)
-    for k, v in with_part.items()
+    tuple(have[name]) == value
+    if isinstance(value, tuple)
+    # The numbers that stand for no surrogate, no race and no climb.
+    else have[name] > {'screen': 1}.get(name, 0)
+    for name, value in PARTS_OF[part][0].items()
   )
 
 
