@@ -30,7 +30,7 @@ def _choice(job, weight, members=0):
   )
   recipes = {f'front:{n}': recipe for n, recipe in enumerate(others)}
   front = [{'name': name} for name in recipes]
-  return choice.Choice([], {'merged': merged} | recipes, front)
+  return choice.Choice([], {'merged': merged} | recipes, front, {})
 
 
 def _weight(workdir):
