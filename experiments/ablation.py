@@ -132,7 +132,7 @@ def figures(seeds, runs, scores) -> dict:
     put(f'{part}_gain', gain)
     values[f'{part}_default'] = int(is_default(part))
     put(
-      f'{part}_other_heldout_mean', statistics.mean_bootstrap(theirs, task, 0)
+      f'{part}_changed_heldout_mean', statistics.mean_bootstrap(theirs, task, 0)
     )
   put(
     'default_heldout_mean',

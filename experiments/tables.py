@@ -55,6 +55,8 @@ def encoder_suite(results: dict) -> str:
   lines += ['|---|---|---|']
   for name, label in _ROWS.items():
     key = f'{name}_heldout_mean'
+    if key not in figures:
+      continue
     low, high = intervals[key]
     lines.append(f'| {label} | {figures[key]:.4f} | {low:.4f} to {high:.4f} |')
   low, high = intervals['lfs_minus_task_arithmetic']
