@@ -1,7 +1,7 @@
 """What a search knows of its candidates, and who stands before whom."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -167,17 +167,3 @@ def order(
   ):
     ranks[i] = place
   return ranks
-
-
-def best(
-  rows: Sequence[Row],
-  subsets: Sequence[ItemSet],
-  goals: Objectives,
-  most: int,
-) -> list[int]:
-  """Positions of the best different recipes, at most `most`, best first."""
-  found: Mapping[str, int] = {}
-  for i in np.argsort(-order(rows, subsets, goals), kind='stable'):
-    if rows[i].rung >= 0:
-      found.setdefault(rows[i].candidate.recipe, int(i))
-  return list(found.values())[:most]
