@@ -1,0 +1,223 @@
+"""Does a merge beat the expert on its own task? Do fronts dominate experts?
+
+  python -m experiments.finetune --config=configs/encoder_suite.py \
+    --workdir=runs/encoder_suite
+  python -m experiments.finetune --config=configs/lm_suite.py \
+    --workdir=runs/lm_suite
+  python -m experiments.claims
+
+The claims of arXiv 2502.04030 at a small scale: the searches of
+configs/claims.py, every task of each suite alone by LFS, DIS, and LFS followed
+by DIS, and all tasks as a front; and whether what a search for movie sentiment
+gains is gained on texts of other sources, too. Finished searches are read back,
+so suites and kinds can be run one by one; the file is written when all of the
+default ones are asked for.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from absl import app, flags
+
+from automerge_jax import delivery
+from automerge_jax.search import environment
+from configs import claims
+from experiments import (
+  choices,
+  claims_figures,
+  claims_plot,
+  claims_runs,
+  claims_sources,
+  startup,
+)
+from experiments.claims_figures import Figures
+from experiments.claims_runs import Run
+
+SUITES = flags.DEFINE_list('suites', list(claims.SUITES), 'Whose experts.')
+SEEDS = flags.DEFINE_list('seeds', ['0'], 'Of searches; lm takes the first.')
+KINDS = flags.DEFINE_list(
+  'kinds', [*claims.KINDS, claims.FRONT], 'Kinds of search.'
+)
+WORKDIR = flags.DEFINE_string('workdir', 'runs/claims', 'Of the searches.')
+OUT = flags.DEFINE_string('out', 'results/claims.json', 'The results file.')
+PLOT = flags.DEFINE_string('plot', 'docs/claims.png', 'A picture of them.')
+
+_STEPS = 500  # fewer of these are claimed
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments {argv[1:]}')
+  startup.prepare()
+  seeds, kinds = [int(seed) for seed in SEEDS.value], KINDS.value
+  command = (
+    f'python -m experiments.claims --suites={",".join(SUITES.value)} '
+    f'--seeds={",".join(SEEDS.value)}'
+  )
+  figures = Figures()
+  for suite in SUITES.value:
+    own = seeds[:1] if suite == 'lm' else seeds
+    suite_figures(
+      figures, suite, kinds, own, pathlib.Path(WORKDIR.value), command
+    )
+  if set(kinds) < {*claims.KINDS, claims.FRONT}:
+    return  # a part of the searches, to be continued
+  results = {
+    'command': command,
+    'environment': environment.describe(),
+    'figures': figures.values,
+    'intervals': figures.intervals,
+    'limits': {
+      f'{suite}_{name}': limit
+      for suite in SUITES.value
+      for name, limit in (
+        ('most_candidates', _STEPS),
+        ('front_covers_others', 1.0),
+        *((f'{k}_tasks_surely_above_expert', 4) for k in claims.KINDS),
+      )
+    },
+    'seeds': seeds,
+  }
+  pathlib.Path(OUT.value).write_text(json.dumps(results, indent=2) + '\n')
+  claims_plot.draw(results, pathlib.Path(PLOT.value))
+  print(json.dumps(results['figures']))
+
+
+def suite_figures(
+  figures: Figures,
+  suite: str,
+  kinds: Sequence[str],
+  seeds: Sequence[int],
+  workdir: pathlib.Path,
+  command: str,
+) -> None:
+  """Runs the searches of a suite, or reads them back, and tells of them."""
+  place = workdir / suite
+  found: dict[str, dict[str, list[list[Run]]]] = {}
+  for seed in seeds:
+    for kind in (kind for kind in kinds if kind != claims.FRONT):
+      for task in claims.SUITES[suite].TASKS:
+        stages = claims_runs.single(suite, task, kind, seed, place, command)
+        by_task = found.setdefault(kind, {})
+        by_task.setdefault(task, []).append(stages)
+  for kind, by_task in found.items():
+    _put_kind(figures, suite, kind, by_task)
+  if found:
+    claims_figures.corrected(figures, suite, list(found))
+    for task, sources in claims_sources.OTHERS.items():
+      if task in claims.SUITES[suite].TASKS:
+        _put_sources(figures, suite, task, sources, found, place)
+  if claims.FRONT in kinds:
+    run = claims_runs.front(suite, seeds[0], place, command)
+    claims_figures.front(figures, suite, run.summary, run.scores)
+    put_costs(figures, f'{suite}_front', [run])
+    figures.values[f'{suite}_front_experts_in_it'] = claims_runs.experts_in(run)
+  figures.values[f'{suite}_most_candidates'] = max(
+    value
+    for key, value in figures.values.items()
+    if key.startswith(f'{suite}_') and key.endswith('_candidates')
+  )
+
+
+def _put_kind(
+  figures: Figures,
+  suite: str,
+  kind: str,
+  by_task: Mapping[str, list[list[Run]]],
+) -> None:
+  """Figures of one kind of search on every task."""
+  merged, experts = {}, {}
+  for task, by_seed in by_task.items():
+    last = [stages[-1] for stages in by_seed]
+    merged[task] = np.stack([run.scores['merged'] for run in last])
+    experts[task] = last[0].scores[f'expert:{task}']
+    name = f'{suite}_{task}'
+    figures.values[f'{name}_expert_heldout'] = float(experts[task].mean())
+    put_costs(figures, f'{name}_{kind}', by_seed[0])
+    models = last[0].summary['models']
+    seen = [
+      models[model]['search']['tasks'][task]['accuracy']
+      for model in ('merged', f'expert:{task}')
+    ]
+    figures.values[f'{name}_{kind}_search_minus_expert'] = seen[0] - seen[1]
+  claims_figures.own_tasks(figures, f'{suite}_{{task}}{kind}', merged, experts)
+  figures.values[f'{suite}_{kind}_experts_chosen'] = sum(
+    by_seed[0][-1].origin == f'expert:{task}'
+    or (
+      by_seed[0][-1].origin == f'expert:{choices.FUSION}'
+      and by_seed[0][0].origin == f'expert:{task}'
+    )
+    for task, by_seed in by_task.items()
+  )
+
+
+def put_costs(figures: Figures, name: str, stages: Sequence[Run]) -> None:
+  """What a search, or two in turn, cost, and when its merge was proposed."""
+  for key in ('candidates', 'full_evaluations', 'items'):
+    figures.values[f'{name}_{key}'] = sum(
+      run.summary['search'][key] for run in stages
+    )
+  figures.values[f'{name}_search_s'] = sum(
+    run.summary['environment']['search_seconds']['total'] for run in stages
+  )
+  last = stages[-1]
+  step = last.step + sum(
+    run.summary['search']['candidates'] for run in stages[:-1]
+  )
+  if last.origin == f'expert:{choices.FUSION}':  # what the first had found
+    step = stages[0].step
+  figures.values[f'{name}_step'] = step
+
+
+def _put_sources(
+  figures: Figures,
+  suite: str,
+  task: str,
+  sources: Sequence[str],
+  found: Mapping[str, Mapping[str, list[list[Run]]]],
+  place: pathlib.Path,
+) -> None:
+  """Merges found for one task against its expert on items of other sources."""
+  head = pathlib.Path(claims.front(suite).experts) / task
+  models = {'expert': head} | {
+    f'{kind}{seed}': stages[-1].folder / delivery.EXPORTED
+    for kind, by_task in found.items()
+    for seed, stages in enumerate(by_task[task])
+  }
+  scores = {
+    source: claims_sources.scores(models, head, source, place / 'sources')
+    for source in sources
+  }
+  where = np.repeat(
+    np.arange(len(sources)), [len(scores[s]['expert']) for s in sources]
+  )
+  for source in sources:
+    values = scores[source]['expert']
+    figures.values[f'{suite}_{task}_expert_{source}'] = float(values.mean())
+    figures.values[f'{suite}_{task}_{source}_items'] = len(values)
+  for kind, by_task in found.items():
+    rows = [f'{kind}{seed}' for seed in range(len(by_task[task]))]
+    by_source = {
+      source: np.stack([scores[source][row] for row in rows])
+      for source in sources
+    }
+    for source, merged in by_source.items():
+      expert = scores[source]['expert']
+      figures.put(
+        f'{suite}_{task}_{kind}_{source}_minus_expert',
+        claims_figures.difference(merged, expert, np.zeros(len(expert), int)),
+      )
+    figures.put(
+      f'{suite}_{task}_{kind}_other_sources_minus_expert',
+      claims_figures.difference(
+        np.concatenate(list(by_source.values()), axis=1),
+        np.concatenate([scores[source]['expert'] for source in sources]),
+        where,
+      ),
+    )
+
+
+if __name__ == '__main__':
+  app.run(main)
