@@ -10,7 +10,13 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from automerge_jax.io import assets
-from automerge_jax.tasks import experts, finetune, suite
+from automerge_jax.tasks import (
+  experts,
+  finetune,
+  pretrain,
+  small_base,
+  suite,
+)
 from experiments import finetune_language, startup
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -29,7 +35,10 @@ def run(config, workdir: str | pathlib.Path) -> dict[str, dict]:
   known = config.base in assets.ASSETS
   base_folder = assets.fetch(config.base) if known else config.base
   folder = pathlib.Path(workdir) / 'experts'
-  base_folder = experts.keep_base(base_folder, folder)
+  if 'pretrain' in config:
+    base_folder = _pretrain(config, base_folder, folder / experts.BASE)
+  else:
+    base_folder = experts.keep_base(base_folder, folder)
   how = config.train
   options = finetune.Options(
     epochs=how.epochs,
@@ -65,6 +74,23 @@ def run(config, workdir: str | pathlib.Path) -> dict[str, dict]:
       report['environment']['seconds'],
     )
   return reports
+
+
+def _pretrain(config, teacher, folder: pathlib.Path) -> pathlib.Path:
+  """The base that a suite makes itself."""
+  shape = dict(config.pretrain.shape)
+  report = small_base.make(
+    folder,
+    teacher,
+    small_base.Shape(**shape | {'sources': tuple(shape['sources'])}),
+    pretrain.Options(seed=config.seed, **config.pretrain.options),
+  )
+  logging.info(
+    'base: %.3f of the variance of the teacher left, %.0f s',
+    report['unexplained'][-1],
+    report['environment']['seconds'],
+  )
+  return folder
 
 
 def main(argv: list[str]) -> None:

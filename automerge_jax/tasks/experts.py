@@ -9,7 +9,7 @@ train.json                                    how it was made; written last
 import json
 import pathlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -212,6 +212,22 @@ def check_finished(
     raise FileNotFoundError(
       f'no finished expert for {missing} in {folder}; make them with:\n'
       f'  {command}'
+    )
+
+
+def check_settings(
+  folder: pathlib.Path, have: Mapping[str, Any], want: Mapping[str, Any]
+) -> None:
+  """Raises ValueError naming in what a finished model was made otherwise."""
+  lines = [
+    f'{key}: {have.get(key)!r}, asked for {want.get(key)!r}'
+    for key in sorted(set(have) | set(want))
+    if have.get(key) != want.get(key)
+  ]
+  if lines:
+    raise ValueError(
+      f'{folder} holds a model made with other settings; delete the folder '
+      'or choose another workdir:\n  ' + '\n  '.join(lines)
     )
 
 

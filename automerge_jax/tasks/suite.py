@@ -4,7 +4,7 @@ import pathlib
 import platform
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -78,7 +78,7 @@ def make_expert(
     settings['head_of'] = list(head_of)
   report = experts.read_report(folder)
   if report is not None:
-    _check_settings(folder, report['settings'], settings)
+    experts.check_settings(folder, report['settings'], settings)
     return report
   begin = time.perf_counter()
   model = registry.load(base_folder)
@@ -186,18 +186,3 @@ def _summary(scores, buckets, total: int) -> dict[str, float]:
     'log_likelihood': round(float(nats.mean()), 6),
     'n': total,
   }
-
-
-def _check_settings(
-  folder: pathlib.Path, have: Mapping[str, Any], want: Mapping[str, Any]
-) -> None:
-  lines = [
-    f'{key}: {have.get(key)!r}, asked for {want.get(key)!r}'
-    for key in sorted(set(have) | set(want))
-    if have.get(key) != want.get(key)
-  ]
-  if lines:
-    raise ValueError(
-      f'{folder} holds an expert made with other settings; delete the folder '
-      'or choose another workdir:\n  ' + '\n  '.join(lines)
-    )
