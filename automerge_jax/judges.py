@@ -3,6 +3,7 @@
 Only this module and the experts' own reports open the sealed items.
 """
 
+import functools
 from collections.abc import Sequence
 
 from automerge_jax.search import selection, study
@@ -16,8 +17,9 @@ from automerge_jax.types import SearchSpace
 
 def item_set(split: str, settings: Settings, job: Job) -> ItemSet:
   """Items of 'search', 'select' or 'heldout', as many as settings say."""
+  own = functools.partial(splits.search_items, seed=settings.seed)
   source, n = {
-    'search': (splits.search_items, settings.rungs[-1]),
+    'search': (own, settings.rungs[-1]),
     'select': (sealed.select_items, settings.select),
     'heldout': (sealed.heldout_items, settings.heldout),
   }[split]

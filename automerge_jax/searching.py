@@ -8,7 +8,7 @@ import numpy as np
 import tqdm
 from absl import logging
 
-from automerge_jax import choice
+from automerge_jax import choice, judges
 from automerge_jax.io import orbax
 from automerge_jax.merging import resident
 from automerge_jax.models import base as models
@@ -37,9 +37,8 @@ from automerge_jax.search.optimizers import (
   random_search,
 )
 from automerge_jax.search.settings import Settings
-from automerge_jax.tasks import splits
 from automerge_jax.tasks.itemset import ItemSet
-from automerge_jax.types import Optimizer, SearchSpace
+from automerge_jax.types import ExpertStack, Optimizer, SearchSpace
 
 _WITH_STD = ('cma_es', 'cma_es_large', 'mixed')
 
@@ -57,24 +56,12 @@ def _optimizer(settings: Settings, space: SearchSpace) -> Optimizer:
   return make(settings.population, space, **steps)
 
 
-def search(
-  settings: Settings,
-  job: Job,
-  space: SearchSpace,
-  ledger: Ledger,
-  workdir: pathlib.Path,
-) -> study.Outcome:
-  """Runs or continues the search of a job."""
+def study_of(
+  settings: Settings, job: Job, space: SearchSpace, items: ItemSet
+) -> plan.Study:
+  """What the settings want to be searched, and how."""
   goals = choice.objectives_of(settings, job)
-  items = job.items(
-    {
-      name: splits.search_items(
-        reference, settings.rungs[-1], settings.force_test_split
-      )
-      for name, reference in job.references.items()
-    }
-  )
-  what = plan.Study(
+  return plan.Study(
     family=job.family,
     method=job.method,
     space=space,
@@ -105,12 +92,28 @@ def search(
     setting=job.setting,
     dtype=settings.dtype,
   )
-  gate = _gate(settings, job)
+
+
+def stack_of(job: Job, space: SearchSpace) -> ExpertStack:
+  """Base and experts on the device, as the space needs them."""
   originals = [job.tensors(name) for name in job.experts]
   # Programs may begin with any layer, so none is computed in advance.
   build = resident.build if space.program else shared.build
-  stack = build(job.method, job.family, job.tensors(BASE), originals)
-  del originals
+  return build(job.method, job.family, job.tensors(BASE), originals)
+
+
+def search(
+  settings: Settings,
+  job: Job,
+  space: SearchSpace,
+  ledger: Ledger,
+  workdir: pathlib.Path,
+) -> study.Outcome:
+  """Runs or continues the search of a job."""
+  items = judges.item_set('search', settings, job)
+  what = study_of(settings, job, space, items)
+  gate = gate_of(settings, job)
+  stack = stack_of(job, space)
 
   def check_start(candidates, scored, subset):
     judge = selection.judge(
@@ -238,7 +241,7 @@ def _climb(settings: Settings) -> climb.Climb | None:
   )
 
 
-def _gate(settings: Settings, job: Job) -> sanity.Gate:
+def gate_of(settings: Settings, job: Job) -> sanity.Gate:
   """What every candidate must pass, measured on its parents."""
   sizes = [getattr(task, 'image_size', None) for task in job.tasks]
   inputs = (

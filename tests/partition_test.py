@@ -144,6 +144,17 @@ def test_election_has_no_retweets():
   assert not [item for item in items if item.text.startswith('RT')]
 
 
+def test_searches_of_other_seeds_have_other_items():
+  drawn = [splits.search_items('movie', 200, seed=seed) for seed in range(3)]
+  assert drawn[0] == splits.search_items('movie', 200)
+  assert len({item.id for items in drawn for item in items}) == 600
+  positive = [np.mean([item.label for item in items]) for items in drawn]
+  assert np.ptp(positive) < 0.02
+  total = len(partition.partition('movie', sources.read('movie'))['search'])
+  most = splits.search_items('movie', total - 1, seed=1)  # goes round
+  assert len({item.id for item in most}) == total - 1
+
+
 def test_too_many_items_is_an_error():
   with pytest.raises(ValueError, match='election/search'):
     splits.search_items('election', 10**6)

@@ -38,17 +38,23 @@ def train_items(
 
 
 def search_items(
-  task: str, n: int, force_test_split: bool = False
+  task: str, n: int, force_test_split: bool = False, seed: int = 0
 ) -> tuple[Item, ...]:
-  """The first n search items of a task, stratified; rungs are its prefixes.
+  """n search items of a task, stratified; rungs are subsets of them.
+
+  Seed 0 takes the first n, each further one the next n, round and round, so
+  that searches of different seeds learn from different items where there are
+  enough.
 
   Args:
     task: as `definitions.read` takes it.
     n: how many.
     force_test_split: whether items of a test split may be searched on.
+    seed: of the search.
 
   Raises:
     ValueError: if there are fewer.
   """
   items = _open(str(task), force_test_split)['search']
-  return partition.take(items, n, task, 'search')
+  begin = seed * n % len(items) if items else 0
+  return partition.take(items[begin:] + items[:begin], n, task, 'search')
