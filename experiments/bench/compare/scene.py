@@ -1,0 +1,185 @@
+"""A suite's merges as a problem, searched by ours and by its peers."""
+
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from automerge_jax import finalists, judges, searching
+from automerge_jax.search import archive, sanity
+from automerge_jax.search import job as jobs
+from automerge_jax.search import space as spaces
+from automerge_jax.search.archive import Row
+from automerge_jax.search.job import BASE, Job
+from automerge_jax.search.ledger import Candidate, Ledger
+from automerge_jax.search.rungs import RungScorer
+from automerge_jax.search.settings import Settings
+from automerge_jax.types import ExpertStack, SearchSpace
+from experiments.bench.compare import peers
+from experiments.bench.compare.evaluated import Evaluated
+from experiments.bench.compare.problem import Problem
+
+_IDLE = 50  # calls in a row without a new merge, after which a peer is done
+
+
+class Scene(NamedTuple):
+  """What does not depend on a search's seed.
+
+  Attributes:
+    settings: of ours; its seed is of no account.
+    job, space, stack, gate: what they lead to.
+    budget: full evaluations.
+  """
+
+  settings: Settings
+  job: Job
+  space: SearchSpace
+  stack: ExpertStack
+  gate: sanity.Gate
+  budget: float
+
+  @property
+  def items(self) -> int:
+    """The budget in items."""
+    full = self.settings.rungs[-1] * len(self.settings.tasks)
+    return round(self.budget * full)
+
+
+def load(settings: Settings, budget: float) -> Scene:
+  """Models, space and gate of a search."""
+  job = jobs.load(settings)
+  space = spaces.build(settings, job.family, job.experts, BASE)
+  stack = searching.stack_of(job, space)
+  return Scene(
+    settings, job, space, stack, searching.gate_of(settings, job), budget
+  )
+
+
+def by_ours(scene: Scene, seed: int, **changes) -> list[Evaluated]:
+  """Everything that our search evaluates; `changes` are of its settings."""
+  settings = dataclasses.replace(
+    scene.settings, seed=seed, budget=f'{scene.budget:g}', **changes
+  )
+  with tempfile.TemporaryDirectory() as folder:
+    place = pathlib.Path(folder)
+    with Ledger(place / 'ledger.sqlite') as ledger:
+      outcome = searching.search(
+        settings, scene.job, scene.space, ledger, place
+      )
+  return [
+    Evaluated(
+      outcome.spent[row.generation],
+      settings.rungs[rung],
+      row.candidate.coefficients,
+      row.candidate.recipe,
+      row.objectives[rung],
+      row.candidate.origin.partition('@')[0] in finalists.CLIMBED,
+    )
+    for row in outcome.scored
+    for rung in range(row.rung + 1)
+  ]
+
+
+def by_peer(
+  scene: Scene, peer: str, rungs: Sequence[int], seed: int
+) -> list[Evaluated]:
+  """Everything that a peer evaluates, scored as candidates of ours are.
+
+  Args:
+    scene: where.
+    peer: see `peers.run`.
+    rungs: items a task that it may ask for.
+    seed: of the items and of the peer.
+  """
+  settings = dataclasses.replace(
+    scene.settings, seed=seed, rungs=tuple(rungs), promote=(), gradient_steps=0
+  )
+  job, space = scene.job, scene.space
+  items = judges.item_set('search', settings, job)
+  study = searching.study_of(settings, job, space, items)
+  log: list[Evaluated] = []
+  idle = 0
+  with (
+    tempfile.TemporaryDirectory() as folder,
+    Ledger(pathlib.Path(folder) / 'ledger.sqlite') as ledger,
+  ):
+    scorer = RungScorer(
+      study,
+      seed,
+      scene.stack,
+      job.heads,
+      scene.gate,
+      items,
+      ledger,
+      job.folders,
+    )
+    quantise = jax.jit(jax.vmap(space.quantise))
+
+    def score(x: np.ndarray, rung: int) -> np.ndarray | None:
+      nonlocal idle
+      before = scorer.items
+      if before >= scene.items or idle >= _IDLE:
+        return None
+      values = []
+      size = study.population
+      for i in range(0, len(x), size):
+        c = np.asarray(quantise(_filled(x[i : i + size], size)), np.float32)
+        values += _scored(scorer, c[: len(x) - i], list(rungs).index(rung), log)
+      idle = 0 if scorer.items > before else idle + 1
+      return np.stack(values)
+
+    encode = jax.jit(jax.vmap(space.encode))
+    problem = Problem(
+      choices=(
+        np.zeros(len(space.names), int)
+        if space.choices is None
+        else np.asarray(space.choices)
+      ),
+      starts=np.asarray(encode(np.stack([c for _, c in study.starts]))),
+      rungs=tuple(rungs),
+      num_objectives=len(study.objectives.each),
+      population=study.population,
+      std=settings.std,
+      budget=scene.budget,
+    )
+    peers.run(peer, problem, score, seed)
+  return log
+
+
+def _filled(x: np.ndarray, size: int) -> np.ndarray:
+  """Rows [size, D], so that one compiled function does for all."""
+  return np.concatenate([x, np.full((size - len(x), x.shape[1]), 0.5)])
+
+
+def _scored(
+  scorer: RungScorer, c: np.ndarray, rung: int, log: list[Evaluated]
+) -> list[np.ndarray]:
+  """Objectives [M] of each candidate up to a rung; all of it is logged."""
+  candidates = [Candidate('peer', scorer.hash(one), one) for one in c]
+  rows = [Row(0, candidate) for candidate in candidates]
+  goals = scorer.study.objectives
+  found = []
+  for r in range(rung + 1):
+    scores = scorer.rung(r, candidates)
+    for row in rows:
+      archive.add(
+        row, scores[row.candidate.recipe], scorer.subsets, goals, None
+      )
+  for row in rows:
+    good = row.rung == rung
+    values = row.values[rung] if good else np.full(len(goals.each), np.nan)
+    log.append(
+      Evaluated(
+        scorer.items,
+        scorer.study.rungs[rung],
+        row.candidate.coefficients,
+        row.candidate.recipe,
+        values,
+      )
+    )
+    found.append(values)
+  return found

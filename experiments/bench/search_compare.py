@@ -1,0 +1,165 @@
+"""Our search beside its peers: same items, spaces, start points and budgets.
+
+  python -m experiments.finetune --config=configs/tiny_suite.py \
+    --workdir=runs/tiny_suite
+  python -m experiments.finetune --config=configs/encoder_suite.py \
+    --workdir=runs/encoder_suite
+  make peers
+  python -m experiments.bench.search_compare
+
+Peers are SMAC3's multi-fidelity facade and ParEGO, set as arXiv 2502.04030 has
+them, CMA-ES as mergekit-evolve uses it, NSGA-II as mergenetic does, and random
+search. Runs go to runs/search_compare, finished ones are read back; those of
+some scenes and seeds can be made alone. Writes results/search_compare.json and
+docs/search_compare.svg; the last line is one JSON object.
+"""
+
+import json
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from absl import app, flags, logging
+
+from automerge_jax.search import environment
+from configs import compare as configs
+from experiments import choices, startup
+from experiments.bench import disk_route
+from experiments.bench.compare import (
+  curves,
+  figures,
+  marks,
+  peers,
+  plots,
+  scene,
+  synthetic,
+)
+
+WORKDIR = flags.DEFINE_string(
+  'workdir', 'runs/search_compare', 'Where finished runs are kept.'
+)
+SCENES = flags.DEFINE_list('scenes', list(configs.SCENES), 'Of the problems.')
+SEEDS = flags.DEFINE_integer('seeds', 10, 'Searches of each kind; encoder: 3.')
+SOLVERS = flags.DEFINE_list('solvers', [], 'Some of the solvers; else all.')
+WRITE = flags.DEFINE_bool('write', True, 'Write the results file and plots.')
+OUT = flags.DEFINE_string(
+  'out', 'results/search_compare.json', 'The results file.'
+)
+PLOT = flags.DEFINE_string('plot', 'docs/search_compare.svg', 'The picture.')
+
+ENCODER = 'encoder'
+FRONT = 'front'
+OURS = {'ours': {}, 'ours_evolution': {'gradient_steps': 0}}
+_SHARES = {
+  ENCODER: (0.1, 0.2, 0.35, 0.5, 0.75, 1.0),
+}
+_FINE = tuple(round(0.05 * i, 2) for i in range(1, 21))
+# Held-out accuracies that a front's volume counts from: guessing.
+_WORST = (0.5, 0.5)
+
+
+def solvers(name: str, settings) -> dict[str, dict[str, Any] | None]:
+  """Settings that change for ours; None for peers."""
+  ours = OURS if settings.gradient_steps else {'ours': {}}
+  theirs = (
+    ('parego', 'pymoo', 'random')
+    if name == FRONT
+    else ('smac', 'pycma', 'pymoo', 'random')
+  )
+  return ours | dict.fromkeys(theirs)
+
+
+def shares(name: str) -> tuple[float, ...]:
+  """Of the budget, at which choices are looked at."""
+  return _SHARES.get(name, _FINE)
+
+
+def run(
+  name: str, seeds: Sequence[int], chosen: Sequence[str], workdir: pathlib.Path
+) -> dict[str, list[dict[str, Any]]]:
+  """Curves of each solver, a row a seed; made runs are read back."""
+  settings = choices.settings(configs.get_config(name))
+  wanted = {
+    solver: changes
+    for solver, changes in solvers(name, settings).items()
+    if not chosen or solver in chosen
+  }
+  place: scene.Scene | None = None
+  judged: marks.Marks | None = None
+  found: dict[str, list[dict[str, Any]]] = {solver: [] for solver in wanted}
+  for seed in seeds:
+    for solver, changes in wanted.items():
+      path = workdir / name / solver / f'seed{seed}.json'
+      if not path.is_file():
+        if place is None or judged is None:
+          place = scene.load(settings, configs.BUDGET)
+          judged = marks.Marks(place)
+        row = one(name, place, judged, solver, changes, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(row) + '\n')
+        logging.info('%s, %s, seed %d: %s', name, solver, seed, _told(row))
+      found[solver].append(json.loads(path.read_text()))
+  return found
+
+
+def one(
+  name: str,
+  place: scene.Scene,
+  judged: marks.Marks,
+  solver: str,
+  changes: dict[str, Any] | None,
+  seed: int,
+) -> dict[str, Any]:
+  """One search and its curves."""
+  begin = time.perf_counter()
+  if changes is not None:
+    log = scene.by_ours(place, seed, **changes)
+  else:
+    full = place.settings.rungs[-1]
+    rungs = (full // 9, full // 3, full) if solver in peers.RACED else (full,)
+    log = scene.by_peer(place, solver, rungs, seed)
+  row: dict[str, Any] = {
+    'seed': seed,
+    'shares': list(shares(name)),
+    'search_s': round(time.perf_counter() - begin, 2),
+    'evaluated': len({one.recipe for one in log}),
+    'items': max(one.items for one in log),
+  }
+  if name == FRONT:
+    return row | curves.of_front(log, judged, place.items, shares(name), _WORST)
+  return row | curves.of_one(log, judged, place.items, shares(name))
+
+
+def _told(row: dict[str, Any]) -> str:
+  values = row.get('heldout', row.get('hypervolume'))
+  return (
+    f'{values[1]:.4f} at {row["shares"][1]}, {values[-1]:.4f} at the end, '
+    f'{row["evaluated"]} merges, {row["search_s"]:.0f} s'
+  )
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments {argv[1:]}')
+  startup.prepare()
+  begin = time.perf_counter()
+  found = {}
+  for name in SCENES.value:
+    seeds = range(min(SEEDS.value, 3) if name == ENCODER else SEEDS.value)
+    found[name] = run(name, seeds, SOLVERS.value, pathlib.Path(WORKDIR.value))
+  if not WRITE.value:
+    return
+  functions = synthetic.run(range(5))
+  route = disk_route.run(repeats=3)
+  results = figures.results(found, functions, route)
+  results['environment'] = environment.describe() | {
+    'total_s': round(time.perf_counter() - begin, 1)
+  }
+  pathlib.Path(OUT.value).write_text(json.dumps(results, indent=2) + '\n')
+  plots.draw(found, functions, pathlib.Path(PLOT.value))
+  print(json.dumps(results['figures']))
+
+
+if __name__ == '__main__':
+  app.run(main)
