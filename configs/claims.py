@@ -17,6 +17,7 @@ from configs import encoder_suite, lm_suite, searches
 SUITES = {'encoder': encoder_suite, 'lm': lm_suite}
 KINDS = ('lfs', 'dis', 'lfs_dis')
 FRONT = 'front'
+ONE_SEED = ('lm',)  # minutes a search
 
 
 def _fusion(suite: str) -> ml_collections.ConfigDict:

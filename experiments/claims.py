@@ -25,7 +25,6 @@ from automerge_jax import delivery
 from automerge_jax.search import environment
 from configs import claims
 from experiments import (
-  choices,
   claims_figures,
   claims_plot,
   claims_runs,
@@ -35,54 +34,33 @@ from experiments import (
 from experiments.claims_figures import Figures
 from experiments.claims_runs import Run
 
-SUITES = flags.DEFINE_list('suites', list(claims.SUITES), 'Whose experts.')
-SEEDS = flags.DEFINE_list('seeds', ['0'], 'Of searches; lm takes the first.')
-KINDS = flags.DEFINE_list(
-  'kinds', [*claims.KINDS, claims.FRONT], 'Kinds of search.'
-)
-WORKDIR = flags.DEFINE_string('workdir', 'runs/claims', 'Of the searches.')
-OUT = flags.DEFINE_string('out', 'results/claims.json', 'The results file.')
-PLOT = flags.DEFINE_string('plot', 'docs/claims.png', 'A picture of them.')
-
+_KINDS = (*claims.KINDS, claims.FRONT)
 _STEPS = 500  # fewer of these are claimed
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'unexpected arguments {argv[1:]}')
-  startup.prepare()
-  seeds, kinds = [int(seed) for seed in SEEDS.value], KINDS.value
+def run(
+  suites: Sequence[str],
+  kinds: Sequence[str],
+  seeds: Sequence[int],
+  workdir: pathlib.Path,
+) -> dict:
+  """The content of the results file, of all searches that are asked for."""
   command = (
-    f'python -m experiments.claims --suites={",".join(SUITES.value)} '
-    f'--seeds={",".join(SEEDS.value)}'
+    f'python -m experiments.claims --suites={",".join(suites)} '
+    f'--seeds={",".join(map(str, seeds))}'
   )
   figures = Figures()
-  for suite in SUITES.value:
-    own = seeds[:1] if suite == 'lm' else seeds
-    suite_figures(
-      figures, suite, kinds, own, pathlib.Path(WORKDIR.value), command
-    )
-  if set(kinds) < {*claims.KINDS, claims.FRONT}:
-    return  # a part of the searches, to be continued
-  results = {
+  for suite in suites:
+    own = seeds[:1] if suite in claims.ONE_SEED else seeds
+    suite_figures(figures, suite, kinds, own, workdir / suite, command)
+  return {
     'command': command,
     'environment': environment.describe(),
     'figures': figures.values,
     'intervals': figures.intervals,
-    'limits': {
-      f'{suite}_{name}': limit
-      for suite in SUITES.value
-      for name, limit in (
-        ('most_candidates', _STEPS),
-        ('front_covers_others', 1.0),
-        *((f'{k}_tasks_surely_above_expert', 4) for k in claims.KINDS),
-      )
-    },
-    'seeds': seeds,
+    'limits': {f'{suite}_most_candidates': _STEPS for suite in suites},
+    'seeds': list(seeds),
   }
-  pathlib.Path(OUT.value).write_text(json.dumps(results, indent=2) + '\n')
-  claims_plot.draw(results, pathlib.Path(PLOT.value))
-  print(json.dumps(results['figures']))
 
 
 def suite_figures(
@@ -90,11 +68,10 @@ def suite_figures(
   suite: str,
   kinds: Sequence[str],
   seeds: Sequence[int],
-  workdir: pathlib.Path,
+  place: pathlib.Path,
   command: str,
 ) -> None:
   """Runs the searches of a suite, or reads them back, and tells of them."""
-  place = workdir / suite
   found: dict[str, dict[str, list[list[Run]]]] = {}
   for seed in seeds:
     for kind in (kind for kind in kinds if kind != claims.FRONT):
@@ -112,7 +89,7 @@ def suite_figures(
   if claims.FRONT in kinds:
     run = claims_runs.front(suite, seeds[0], place, command)
     claims_figures.front(figures, suite, run.summary, run.scores)
-    put_costs(figures, f'{suite}_front', [run])
+    _put_costs(figures, f'{suite}_front', [run])
     figures.values[f'{suite}_front_experts_in_it'] = claims_runs.experts_in(run)
   figures.values[f'{suite}_most_candidates'] = max(
     value
@@ -135,7 +112,7 @@ def _put_kind(
     experts[task] = last[0].scores[f'expert:{task}']
     name = f'{suite}_{task}'
     figures.values[f'{name}_expert_heldout'] = float(experts[task].mean())
-    put_costs(figures, f'{name}_{kind}', by_seed[0])
+    _put_costs(figures, f'{name}_{kind}', by_seed[0])
     models = last[0].summary['models']
     seen = [
       models[model]['search']['tasks'][task]['accuracy']
@@ -144,31 +121,14 @@ def _put_kind(
     figures.values[f'{name}_{kind}_search_minus_expert'] = seen[0] - seen[1]
   claims_figures.own_tasks(figures, f'{suite}_{{task}}{kind}', merged, experts)
   figures.values[f'{suite}_{kind}_experts_chosen'] = sum(
-    by_seed[0][-1].origin == f'expert:{task}'
-    or (
-      by_seed[0][-1].origin == f'expert:{choices.FUSION}'
-      and by_seed[0][0].origin == f'expert:{task}'
-    )
+    claims_runs.found_by(by_seed[0]).origin == f'expert:{task}'
     for task, by_seed in by_task.items()
   )
 
 
-def put_costs(figures: Figures, name: str, stages: Sequence[Run]) -> None:
-  """What a search, or two in turn, cost, and when its merge was proposed."""
-  for key in ('candidates', 'full_evaluations', 'items'):
-    figures.values[f'{name}_{key}'] = sum(
-      run.summary['search'][key] for run in stages
-    )
-  figures.values[f'{name}_search_s'] = sum(
-    run.summary['environment']['search_seconds']['total'] for run in stages
-  )
-  last = stages[-1]
-  step = last.step + sum(
-    run.summary['search']['candidates'] for run in stages[:-1]
-  )
-  if last.origin == f'expert:{choices.FUSION}':  # what the first had found
-    step = stages[0].step
-  figures.values[f'{name}_step'] = step
+def _put_costs(figures: Figures, name: str, stages: Sequence[Run]) -> None:
+  for key, value in claims_runs.costs(stages).items():
+    figures.values[f'{name}_{key}'] = value
 
 
 def _put_sources(
@@ -219,5 +179,29 @@ def _put_sources(
     )
 
 
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments {argv[1:]}')
+  startup.prepare()
+  given = flags.FLAGS
+  results = run(
+    given.suites,
+    given.kinds,
+    [int(seed) for seed in given.seeds],
+    pathlib.Path(given.workdir),
+  )
+  if set(given.kinds) < set(_KINDS):
+    return  # some of the searches, to be continued
+  pathlib.Path(given.out).write_text(json.dumps(results, indent=2) + '\n')
+  claims_plot.draw(results, pathlib.Path(given.plot))
+  print(json.dumps(results['figures']))
+
+
 if __name__ == '__main__':
+  flags.DEFINE_list('suites', list(claims.SUITES), 'Whose experts.')
+  flags.DEFINE_list('kinds', list(_KINDS), 'Kinds of search.')
+  flags.DEFINE_list('seeds', ['0'], 'Of searches; lm takes the first alone.')
+  flags.DEFINE_string('workdir', 'runs/claims', 'Of the searches.')
+  flags.DEFINE_string('out', 'results/claims.json', 'The results file.')
+  flags.DEFINE_string('plot', 'docs/claims.png', 'A picture, SVG or PNG.')
   app.run(main)

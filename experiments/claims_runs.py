@@ -112,6 +112,29 @@ def chosen(folder: pathlib.Path, summary: dict) -> tuple[int, str]:
   return len(proposed), 'mean'
 
 
+def found_by(stages: Sequence[Run]) -> Run:
+  """The search that proposed the chosen merge, of two the first or the last."""
+  last = stages[-1]
+  return stages[0] if last.origin == f'expert:{choices.FUSION}' else last
+
+
+def costs(stages: Sequence[Run]) -> dict[str, float]:
+  """What a search, or two in turn, took, and when its merge was proposed."""
+  searches = [run.summary['search'] for run in stages]
+  found: dict[str, float] = {
+    key: sum(search[key] for search in searches)
+    for key in ('candidates', 'full_evaluations', 'items')
+  }
+  found['search_s'] = sum(
+    run.summary['environment']['search_seconds']['total'] for run in stages
+  )
+  at = 0 if found_by(stages) is stages[0] else len(stages) - 1
+  found['step'] = stages[at].step + sum(
+    search['candidates'] for search in searches[:at]
+  )
+  return found
+
+
 def experts_in(run: Run) -> int:
   """How many members of a front are experts as they are."""
   experts = {

@@ -6,8 +6,9 @@ import pytest
 from automerge_jax.models import bert
 from automerge_jax.search import baselines
 from automerge_jax.search import space as spaces
+from automerge_jax.search.ledger import Candidate, Ledger
 from configs import claims
-from experiments import choices, claims_figures, claims_plot
+from experiments import choices, claims_figures, claims_plot, claims_runs
 from experiments.claims_figures import Figures
 from tests import tiny_encoder
 
@@ -133,3 +134,53 @@ def test_the_picture_has_every_search_that_there_is(tmp_path):
   del values['encoder_movie_lfs_minus_expert']
   claims_plot.draw(results, empty)
   assert len(path.read_text()) > len(empty.read_text())
+
+
+def _run(folder, origins, chosen):
+  """A finished search with one candidate a generation."""
+  with Ledger(folder / 'ledger.sqlite') as ledger:
+    for generation, origin in enumerate(origins):
+      candidate = Candidate(origin, f'hash of {origin}', np.zeros(1))
+      ledger.propose(generation, [candidate])
+  summary = {
+    'models': {'merged': {'recipe_hash': f'hash of {chosen}'}},
+    'search': {
+      'generations': len(origins),
+      'candidates': len(origins),
+      'full_evaluations': 2.0,
+      'items': 10,
+    },
+    'environment': {'search_seconds': {'total': 1.5}},
+    'front': {'members': [{'recipe_hash': f'hash of {chosen}'}]},
+  }
+  step, origin = claims_runs.chosen(folder, summary)
+  return claims_runs.Run(folder, None, summary, {}, step, origin)
+
+
+def test_steps_count_candidates_up_to_the_chosen_one(tmp_path):
+  (tmp_path / 'one').mkdir()
+  (tmp_path / 'two').mkdir()
+  first = _run(tmp_path / 'one', ['expert:movie', 'search', 'mean'], 'search')
+  assert (first.step, first.origin) == (2, 'search')
+  assert claims_runs.experts_in(first) == 0
+  origins = ['expert:movie', 'expert:fusion', 'search']
+  second = _run(tmp_path / 'two', origins, 'search')
+  costs = claims_runs.costs([first, second])
+  assert costs['step'] == 3 + 3
+  assert costs['candidates'] == 6 and costs['full_evaluations'] == 4.0
+  assert claims_runs.costs([first])['step'] == 2
+
+
+def test_what_lfs_had_found_already_is_its_own_step(tmp_path):
+  (tmp_path / 'one').mkdir()
+  (tmp_path / 'two').mkdir()
+  first = _run(tmp_path / 'one', ['expert:movie', 'search'], 'expert:movie')
+  second = _run(tmp_path / 'two', ['x', 'expert:fusion'], 'expert:fusion')
+  assert claims_runs.found_by([first, second]) is first
+  assert claims_runs.costs([first, second])['step'] == 1
+  assert claims_runs.experts_in(first) == 1
+
+
+def test_a_mean_that_was_no_candidate_is_the_last_step(tmp_path):
+  run = _run(tmp_path, ['expert:movie', 'search'], 'the mean')
+  assert (run.step, run.origin) == (2, 'mean')
