@@ -91,8 +91,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     {name: {'max_tokens': MAX_TOKENS} for name in names}
   )
   config.pretrain = pretrain()
-  config.train = encoder_suite.train(examples=3000, epochs=4)
-  config.train.learning_rate = 2e-3
+  config.train = encoder_suite.train(examples=3000, epochs=2)
+  config.train.learning_rate = 1e-3
   config.train.lengths = (16, MAX_TOKENS)
   config.train.checkpoint_every = 0  # an expert is made in seconds
   if arg == 'runlocal':
