@@ -128,7 +128,13 @@ def ranks(values: Array, filled: Array) -> Array:
   return jnp.where(filled, below, -jnp.inf)
 
 
-def search(
+def search(*args, **kwargs) -> tuple[Array, Array]:
+  """As `observed`, without what was observed."""
+  c, loss, _ = observed(*args, **kwargs)
+  return c, loss
+
+
+def observed(
   optimizer: Optimizer,
   problem: Problem,
   population: int,
@@ -136,7 +142,7 @@ def search(
   key: Array,
   noise: float = 0.0,
   spare: int = 0,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
   """A whole search; its first generation is drawn at random.
 
   Args:
@@ -149,7 +155,8 @@ def search(
     spare: rows of `Told` that are never filled.
 
   Returns:
-    c [G, P, D] of all proposals and their losses without noise, [G, P].
+    c [G, P, D] of all proposals, their losses without noise [G, P], and with it
+    [G, P], by which they were ranked.
   """
   space = problem.space
   count = population * generations
@@ -170,7 +177,7 @@ def search(
       rows,
       x,
     )
-    return (told, values), (c, loss)
+    return (told, values), (c, loss, -seen)
 
   def step(carry, g):
     table, state = carry

@@ -101,6 +101,7 @@ def rung_of(bench):
 
 def with_smac(bench):
   """MultiFidelityFacade with the published settings, or ParEGO."""
+  import joblib
   import smac
   from ConfigSpace import Configuration
   from smac.intensifier import Hyperband
@@ -162,12 +163,14 @@ def with_smac(bench):
       overwrite=True,
       **parts,
     )
-    while True:
-      trial = search.ask()
-      items = items_of(trial.budget)
-      cost = bench.costs(vector(trial.config)[None], items)[0].tolist()
-      cost = cost if several else cost[0]
-      search.tell(trial, TrialValue(cost=cost), save=False)
+    # Trees one after the other: threads for each only wait for one another.
+    with joblib.parallel_config('sequential'):
+      while True:
+        trial = search.ask()
+        items = items_of(trial.budget)
+        cost = bench.costs(vector(trial.config)[None], items)[0].tolist()
+        cost = cost if several else cost[0]
+        search.tell(trial, TrialValue(cost=cost), save=False)
 
 
 def with_pycma(bench):
