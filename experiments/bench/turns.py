@@ -32,8 +32,14 @@ class Timed(NamedTuple):
 
 
 @contextlib.contextmanager
-def peer(folder: str | pathlib.Path) -> Iterator[Ask]:
+def peer(
+  folder: str | pathlib.Path, script: str = 'eval_peers.py'
+) -> Iterator[Ask]:
   """A process of the peers that has the model of that folder.
+
+  Args:
+    folder: of the model.
+    script: beside this file, which answers as eval_peers does.
 
   Raises:
     RuntimeError: when asked after it has died, with its last words.
@@ -43,7 +49,7 @@ def peer(folder: str | pathlib.Path) -> Iterator[Ask]:
     place = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
     process = stack.enter_context(
       subprocess.Popen(
-        [PEER, _PROJECT / 'experiments/bench/eval_peers.py', folder],
+        [PEER, _PROJECT / 'experiments/bench' / script, folder],
         env=os.environ | {'HF_HUB_OFFLINE': '1', 'OMP_NUM_THREADS': '2'},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
