@@ -8,8 +8,8 @@ For comparing searches over many seeds. The base is pretrained here, on training
 items only: it learns the sentence features of MiniLM. Experts reach 0.938
 (election), 0.695 (movie), 0.920 (Reuters R8) and 0.773 (sarcasm) on 1,000
 held-out items a task; the probed base has 0.842, 0.668, 0.835 and 0.654, and
-the experts' uniform average 4.4 points less than they on average. A word behind the colon
-of the config is one of `KINDS`, or `runlocal` for a smoke run.
+the experts' uniform average is 4.4 points below their mean. A word behind the
+colon of the config is one of `KINDS`, or `runlocal` for a smoke run.
 """
 
 import ml_collections
