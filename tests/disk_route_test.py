@@ -1,7 +1,5 @@
 """The bench against the disk compares the same candidates and scores."""
 
-import types
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +11,7 @@ from automerge_jax.models import base as models
 from automerge_jax.recipe import portable
 from automerge_jax.search import evaluate
 from automerge_jax.tasks import kinds
+from automerge_jax.types import ItemScores
 from experiments.bench import disk_recipes, disk_route
 from tests import tiny_suite
 
@@ -57,6 +56,7 @@ def test_copies_hold_the_same_weights_under_inferred_names(suite, tmp_path):
 
 
 def test_compiled_scorer_scores_the_merges(suite):
+  suite = suite._replace(items=tiny_suite.of_one_length(suite.items))
   c = disk_recipes.candidates(suite.space, 2)
   ours = disk_route.compiled(suite, 2)
   found = ours.score(c)
@@ -75,9 +75,9 @@ def test_compiled_scorer_scores_the_merges(suite):
 
 
 def test_scores_may_differ_only_where_two_classes_are_near():
-  ours = types.SimpleNamespace(
-    score=np.array([[1.0, 0.0, 1.0]]),
-    log_likelihood=np.array([[-0.1, -0.7, -0.2]]),
+  ours = ItemScores(
+    score=jnp.array([[1.0, 0.0, 1.0]]),
+    log_likelihood=jnp.array([[-0.1, -0.7, -0.2]]),
   )
   peer = {
     'right': [1.0, 1.0, 1.0],

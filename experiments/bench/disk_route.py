@@ -69,8 +69,11 @@ def compiled(suite: Suite, count: int) -> Compiled:
   )
   given = stack, job.heads, sanity.Gate(inputs, anything), data
   active = jnp.ones(count, bool)
-  run = evaluate.population_scorer(
-    job.family, job.method, suite.space.decode, rungs=1
+  run = jax.jit(
+    evaluate.population_scorer(
+      job.family, job.method, suite.space.decode, rungs=1
+    ),
+    static_argnums=6,
   )
   shape = jnp.zeros((count, len(suite.space.names)), jnp.float32)
   kept = jax.config.jax_enable_compilation_cache
