@@ -295,17 +295,17 @@ def figures(curves: dict[str, dict[str, Any]]) -> dict[str, float]:
   return {name: float(f'{value:.4g}') for name, value in flat.items()}
 
 
-_SEEDS = flags.DEFINE_integer('seeds', 5, 'Searches of each solver.')
-_CASES = flags.DEFINE_multi_enum(
-  'case', None, (*CASES, FRONT), 'Only these; none: all.'
-)
-
-
 def main(argv):
   del argv
   startup.prepare()
-  print(json.dumps(run(range(_SEEDS.value), _CASES.value or (*CASES, FRONT))))
+  given = flags.FLAGS
+  print(json.dumps(run(range(given.seeds), given.case or (*CASES, FRONT))))
 
 
 if __name__ == '__main__':
+  # Not at import, for whoever imports this has flags of their own.
+  flags.DEFINE_integer('seeds', 5, 'Searches of each solver.')
+  flags.DEFINE_multi_enum(
+    'case', None, (*CASES, FRONT), 'Only these; none: all.'
+  )
   app.run(main)
