@@ -178,7 +178,11 @@ def starts(
   weights = settings.weights
   if settings.methods == ('tsv_m',) and settings.tsv_scales:
     weights = settings.tsv_scales
-  return baselines.starts(space, job.experts, weights)
+  designs = baselines.starts(space, job.experts, weights)
+  return (
+    *designs,
+    *baselines.explored(space, settings.explore, settings.seed),
+  )
 
 
 def spendable(settings: Settings) -> int | None:

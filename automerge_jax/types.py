@@ -312,6 +312,8 @@ class SearchSpace(NamedTuple):
     program: `c [D] -> LayerProgram`, jittable; None where all layers stay.
     starts: (origin, c [D]) start designs of the space's own; None where the
       baselines' grid of weights serves.
+    smooth: dimensions that gradients may follow, bool [D]; None: those whose
+      names say so, see `search/gradient.py`.
   """
 
   names: tuple[str, ...]
@@ -324,6 +326,7 @@ class SearchSpace(NamedTuple):
   active: Callable[[Array], Array] | None = None
   program: Callable[[Array], LayerProgram] | None = None
   starts: tuple[tuple[str, Any], ...] | None = None
+  smooth: Any = None
 
 
 class Told(NamedTuple):

@@ -11,7 +11,7 @@ import ml_collections
 from configs import encoder_suite, searches, spaces, tiny_suite
 
 # Full evaluations of each search.
-BUDGET = 100
+_TINY, _ENCODER = '50', '100'
 
 
 def _tiny(search: ml_collections.ConfigDict, tasks: int = 4):
@@ -23,11 +23,10 @@ def _tiny(search: ml_collections.ConfigDict, tasks: int = 4):
   config.search = search
   config.search.objective = 'accuracy'
   config.search.candidates = 0
-  config.search.budget = str(BUDGET)
-  config.search.population = 8
+  config.search.budget = _TINY
   config.search.rungs = (25, 100)
   config.search.promote = ()
-  config.search.select = 200
+  config.search.select = 500
   config.search.heldout = 1000
   return config
 
@@ -40,6 +39,8 @@ def layerwise():
 def published():
   """Tiny transformers, the layout of arXiv 2502.04030: 112 variables."""
   search = spaces.published_layerwise()
+  search.population = 8
+  search.explore = 16  # its start points are the models themselves
   return _tiny(search, tasks=3)
 
 
@@ -57,6 +58,7 @@ def front():
   search.optimizer = 'nsga2'
   config = _tiny(search, tasks=2)
   config.search.objectives = encoder_suite.TASKS[:2]
+  config.search.rungs = config.search.rungs[-1:]  # ranks of fronts are coarse
   return config
 
 
@@ -65,7 +67,7 @@ def encoder():
   config = encoder_suite.get_config()
   config.experts = 'runs/encoder_suite/experts'
   config.search = searches.layerwise()
-  config.search.budget = str(BUDGET)
+  config.search.budget = _ENCODER
   return config
 
 

@@ -17,6 +17,7 @@ def layerwise(method: str = 'tsv_m') -> ml_collections.ConfigDict:
   config.layers_per_group = 1
   config.components = 'coarse'  # attention, MLP, the rest; or fine, own, tensor
   config.ranges = ml_collections.ConfigDict()  # e.g. {'weight': (-0.5, 1.5)}
+  config.explore = 0  # candidates from everywhere, beside the start points
   config.designs = ()  # recipe files to start from as well
   config.objective = 'accuracy'  # or log_likelihood; mean over tasks
   config.objectives = ()  # e.g. ('movie', 'sarcasm') for a front

@@ -77,6 +77,9 @@ def front() -> ml_collections.ConfigDict:
   config.objective = 'accuracy'
   config.objectives = encoder_suite.TASKS
   config.optimizer = 'nsga2'
+  config.rungs = (200,)  # a front of few items keeps the wrong ones
+  config.promote = ()
+  config.candidates = 100
   config.finalists = 16
   return config
 

@@ -8,6 +8,7 @@ from automerge_jax.recipe import Recipe, Slice, Source
 from automerge_jax.search.settings import Settings
 from automerge_jax.types import SearchSpace
 
+EXPLORE = 'explore'  # origin of what comes from anywhere in the space
 # Methods that make something else of one model than the model itself.
 _TRUNCATED = ('star', 'tsv_m')
 
@@ -125,3 +126,28 @@ def starts(
         origin = origin.replace('expert:', 'nearly:')
       found.setdefault(repr(recipe), (origin, c))
   return tuple(found.values())
+
+
+def explored(
+  space: SearchSpace, count: int, seed: int
+) -> tuple[tuple[str, np.ndarray], ...]:
+  """Candidates from everywhere in the space, a Latin hypercube.
+
+  Of each dimension every candidate has another one of `count` equal parts
+  (https://doi.org/10.2307/1268522).
+
+  Args:
+    space: what is searched.
+    count: number of candidates.
+    seed: of the draw.
+
+  Returns:
+    (origin, coefficients [D]) pairs.
+  """
+  rng = np.random.default_rng(seed)
+  rows = np.tile(np.arange(count)[:, None], (1, len(space.names)))
+  x = (rng.permuted(rows, axis=0) + rng.random(rows.shape)) / max(count, 1)
+  return tuple(
+    (EXPLORE, np.asarray(space.quantise(one), np.float32))
+    for one in x.astype(np.float32)
+  )

@@ -139,9 +139,12 @@ def _course(
       )
     )
     size = climb.SNAPSHOTS if climbing else settings.population
+    here = schedule.expected(generation)
     if after < 0:
       size = min(size, starts - candidates)
-    here = np.minimum(schedule.expected(generation), size)
+      if starts - settings.explore <= settings.population:  # all in full
+        here = np.maximum(here, starts - settings.explore - candidates)
+    here = np.minimum(here, size)
     cost = int(here @ added) + climbing * charge
     paid = budget is None or items + cost <= budget
     if after >= 0 and (candidates + size > most or not paid):

@@ -204,9 +204,11 @@ def ascent(
 def movable(space: SearchSpace) -> np.ndarray:
   """Which dimensions may follow a gradient, bool [D].
 
-  By name: `METHOD.PARAMETER/...` or `PARAMETER/...` of one of `COEFFICIENTS`
-  that is no category.
+  Where the space does not say, it is by name: `METHOD.PARAMETER/...` or
+  `PARAMETER/...` of one of `COEFFICIENTS` that is no category.
   """
+  if space.smooth is not None:
+    return np.asarray(space.smooth, bool)
   named = [
     name.partition('/')[0].rpartition('.')[2] in COEFFICIENTS
     for name in space.names
@@ -239,7 +241,7 @@ def shrunk(x: Array, moves: Array, group: np.ndarray, strength: Array) -> Array:
 
 def _layer_of(names: Sequence[str]) -> np.ndarray:
   """Dimensions that differ in their component alone have the same number."""
-  owners = [name.rpartition('/')[0] for name in names]
+  owners = [name.rpartition('/')[0] or name for name in names]
   numbers = {owner: i for i, owner in enumerate(dict.fromkeys(owners))}
   return np.asarray([numbers[owner] for owner in owners])
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from automerge_jax.search.baselines import EXPLORE
 from automerge_jax.search.budget import Budget
 from automerge_jax.search.climb import SNAPSHOTS, Climb
 from automerge_jax.search.fidelity import Schedule
@@ -63,6 +64,16 @@ class Study:
   @property
   def start_generations(self) -> int:
     return -(-len(self.starts) // self.population)
+
+  @property
+  def anchors(self) -> frozenset[str]:
+    """Origins of start points that are scored in full, whatever they score.
+
+    They are what a search must beat, and one lost to few items is missed. Only
+    where they are no more than a population; more would cost too much.
+    """
+    named = [origin for origin, _ in self.starts if origin != EXPLORE]
+    return frozenset(named if len(named) <= self.population else ())
 
   @property
   def rows(self) -> int:

@@ -134,24 +134,26 @@ class RungScorer:
 
   def score(self, generation: int, candidates: list[Candidate]) -> list[Scored]:
     """Scores a generation rung by rung, as the schedule promotes."""
-    schedule = self.study.schedule
+    schedule, anchors = self.study.schedule, self.study.anchors
     self.rows += [Row(generation, candidate) for candidate in candidates]
     start = schedule.start(generation)
     for rung in range(len(self.subsets)):
-      if rung <= start:
-        chosen = [
-          i
-          for i, row in enumerate(self.rows)
-          if row.generation == generation and row.rung == rung - 1 == row.begun
-        ]
-      else:
-        chosen = schedule.promoted(
+      chosen = [
+        i
+        for i, row in enumerate(self.rows)
+        if row.generation == generation
+        and row.rung == rung - 1 == row.begun
+        and (rung <= start or row.candidate.origin in anchors)
+      ]
+      if rung > start:
+        promoted = schedule.promoted(
           rung - 1,
           generation,
           np.asarray([row.begun for row in self.rows]),
           np.asarray([row.generation for row in self.rows]),
           self.order_at(rung - 1),
         ).tolist()
+        chosen += [i for i in promoted if i not in chosen]
       found = self.rung(rung, [self.rows[i].candidate for i in chosen])
       for i in chosen:
         archive.add(
@@ -230,8 +232,9 @@ class RungScorer:
         if scores is not None:
           self.known[recipe, rung] = scores
     new = [c for c in wanted.values() if (c.recipe, rung) not in self.known]
-    if new:
-      fresh = self.evaluate(rung, new)
+    size = self.study.population
+    for part in (new[i : i + size] for i in range(0, len(new), size)):
+      fresh = self.evaluate(rung, part)
       self.ledger.record(
         self.settings[rung], self.tasks, self.subsets[rung].task, fresh
       )
@@ -242,7 +245,6 @@ class RungScorer:
     self, rung: int, candidates: list[Candidate]
   ) -> dict[str, Scores]:
     size, subset = self.study.population, self.subsets[rung]
-    assert len(candidates) <= size, 'a schedule promotes more than P'
     c = np.zeros((size, len(self.study.space.names)), np.float32)
     c[: len(candidates)] = [one.coefficients for one in candidates]
     given = (

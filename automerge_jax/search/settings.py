@@ -81,6 +81,8 @@ class Settings:
     tsv_scales: grid of `lambda` of tuned TSV-Merge, and of the start points of
       a search of its weights; empty leaves it out.
     space_options: what else the space can be told, by name.
+    explore: candidates drawn evenly from the whole space, beside the start
+      points.
     designs: recipe files, or folders of exports, to start from as well.
     objectives: see `search/objectives.py`; empty: the mean over tasks. With
       more than one the result is a front, of which one member is picked.
@@ -143,6 +145,7 @@ class Settings:
   gradient_every: int = 0
   gradient_validation: float = 0.0
   gradient_shrinkage: float = 0.0
+  explore: int = 0
 
   def __post_init__(self) -> None:
     choices = {

@@ -160,6 +160,7 @@ def space(
       (f'expert:{expert}', _single(kinds, names, k))
       for k, expert in enumerate(experts)
     ),
+    smooth=np.isin(kinds, ('weight', 'lambda')),
   )
 
 

@@ -9,8 +9,8 @@
 
 Peers are SMAC3's multi-fidelity facade and ParEGO, set as arXiv 2502.04030 has
 them, CMA-ES as mergekit-evolve uses it, NSGA-II as mergenetic does, and random
-search. Runs go to runs/search_compare, finished ones are read back; those of
-some scenes and seeds can be made alone. Writes results/search_compare.json and
+search. Curves go to results/search_compare, finished runs are read back; those
+of some scenes, seeds and solvers can be made alone, with --nowrite. Writes results/search_compare.json and
 docs/search_compare.svg; the last line is one JSON object.
 """
 
@@ -30,14 +30,13 @@ from experiments.bench.compare import (
   curves,
   figures,
   marks,
-  peers,
   plots,
   scene,
   synthetic,
 )
 
 WORKDIR = flags.DEFINE_string(
-  'workdir', 'runs/search_compare', 'Where finished runs are kept.'
+  'workdir', 'results/search_compare', 'Where curves of runs are kept.'
 )
 SCENES = flags.DEFINE_list('scenes', list(configs.SCENES), 'Of the problems.')
 SEEDS = flags.DEFINE_integer('seeds', 10, 'Searches of each kind; encoder: 3.')
@@ -55,6 +54,8 @@ _SHARES = {
   ENCODER: (0.1, 0.2, 0.35, 0.5, 0.75, 1.0),
 }
 _FINE = tuple(round(0.05 * i, 2) for i in range(1, 21))
+# Peers with rungs: Hyperband's, eta 3.
+_RACED = ('smac', 'parego')
 # Held-out accuracies that a front's volume counts from: guessing.
 _WORST = (0.5, 0.5)
 
@@ -87,19 +88,26 @@ def run(
   }
   place: scene.Scene | None = None
   judged: marks.Marks | None = None
-  found: dict[str, list[dict[str, Any]]] = {solver: [] for solver in wanted}
+  found: dict[str, list[dict[str, Any]]] = {}
+  for solver in wanted:
+    path = workdir / name / f'{solver}.json'
+    found[solver] = json.loads(path.read_text()) if path.is_file() else []
   for seed in seeds:
     for solver, changes in wanted.items():
-      path = workdir / name / solver / f'seed{seed}.json'
-      if not path.is_file():
-        if place is None or judged is None:
-          place = scene.load(settings, configs.BUDGET)
-          judged = marks.Marks(place)
-        row = one(name, place, judged, solver, changes, seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(row) + '\n')
-        logging.info('%s, %s, seed %d: %s', name, solver, seed, _told(row))
-      found[solver].append(json.loads(path.read_text()))
+      if any(row['seed'] == seed for row in found[solver]):
+        continue
+      if place is None or judged is None:
+        budget = float(settings.budget)
+        place = scene.load(settings, budget, padded=name != ENCODER)
+        judged = marks.Marks(place)
+      row = one(name, place, judged, solver, changes, seed)
+      found[solver].append(row)
+      path = workdir / name / f'{solver}.json'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_text(
+        '[\n' + ',\n'.join(map(json.dumps, found[solver])) + '\n]\n'
+      )
+      logging.info('%s, %s, seed %d: %s', name, solver, seed, _told(row))
   return found
 
 
@@ -117,12 +125,12 @@ def one(
     log = scene.by_ours(place, seed, **changes)
   else:
     full = place.settings.rungs[-1]
-    rungs = (full // 9, full // 3, full) if solver in peers.RACED else (full,)
+    rungs = (full // 9, full // 3, full) if solver in _RACED else (full,)
     log = scene.by_peer(place, solver, rungs, seed)
   row: dict[str, Any] = {
     'seed': seed,
     'shares': list(shares(name)),
-    'search_s': round(time.perf_counter() - begin, 2),
+    'search_s': round(time.perf_counter() - begin, 1),
     'evaluated': len({one.recipe for one in log}),
     'items': max(one.items for one in log),
   }

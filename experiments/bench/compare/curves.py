@@ -6,11 +6,13 @@ from typing import Any
 import moocore
 import numpy as np
 
+from automerge_jax.search import fronts
 from experiments.bench.compare import evaluated
 from experiments.bench.compare.evaluated import Evaluated
 from experiments.bench.compare.marks import Marks
 
 FINALISTS = 4
+MEMBERS = 16  # that may be in a front
 
 
 def of_one(
@@ -31,9 +33,9 @@ def of_one(
       continue
     means = marks.means('select', found).mean(1)
     best = found[int(means.argmax())]
-    select.append(float(means.max()))
-    heldout.append(float(marks.means('heldout', [best]).mean()))
-    search.append(float(best.values.mean()))
+    select.append(round(float(means.max()), 4))
+    heldout.append(round(float(marks.means('heldout', [best]).mean()), 5))
+    search.append(round(float(best.values.mean()), 4))
   return {'heldout': heldout, 'select': select, 'search': search}
 
 
@@ -46,14 +48,18 @@ def of_front(
 ) -> dict[str, list[float]]:
   """Held-out hypervolume above `worst` of the current front, [shares].
 
-  The front is of what no other merge dominates on search items.
+  The front is of what no other merge dominates on select items, of those that
+  come first on search items; for every search alike.
   """
   volumes = []
   for share in shares:
-    found = evaluated.front(log, round(share * budget))
-    volumes.append(
-      volume(marks.means('heldout', found), worst) if found else 0.0
-    )
+    found = evaluated.front(log, round(share * budget), MEMBERS)
+    if not found:  # nothing was scored yet
+      volumes.append(0.0)
+      continue
+    level = fronts.fronts(marks.means('select', found))
+    found = [one for one, at in zip(found, level, strict=True) if at == 0]
+    volumes.append(volume(marks.means('heldout', found), worst))
   return {'hypervolume': volumes}
 
 

@@ -45,13 +45,17 @@ def finalists(
   return list(kept.values())
 
 
-def front(log: Sequence[Evaluated], items: int) -> list[Evaluated]:
-  """Merges on the highest rung reached that no other one dominates there."""
+def front(log: Sequence[Evaluated], items: int, most: int) -> list[Evaluated]:
+  """Candidates for a front, once so many items are spent.
+
+  Different merges on the highest rung that was reached, front by front on
+  search items, those with distant neighbours first, at most `most`.
+  """
   top = list({one.recipe: one for one in _top(log, items)}.values())
   if not top:
     return []
-  levels = fronts.fronts(np.stack([one.values for one in top]))
-  return [one for one, level in zip(top, levels, strict=True) if level == 0]
+  values = np.stack([one.values for one in top])
+  return [top[i] for i in fronts.order(values)[:most]]
 
 
 def _top(log: Sequence[Evaluated], items: int) -> list[Evaluated]:

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from automerge_jax import judges
-from automerge_jax.search import evaluate, fidelity, shared
-from automerge_jax.tasks import kinds
+from automerge_jax.search import evaluate, fidelity
+from experiments.bench.compare import scene
 from experiments.bench.compare.evaluated import Evaluated
 from experiments.bench.compare.scene import Scene
 
@@ -19,24 +19,21 @@ _TOGETHER = 4  # merges in one call
 class Marks:
   """Means by task, each merge once a split; compiles once a split."""
 
-  def __init__(self, scene: Scene):
-    self._scene = scene
+  def __init__(self, place: Scene):
+    self._place = place
     self._items = {
-      split: judges.item_set(split, scene.settings, scene.job)
+      split: judges.item_set(split, place.settings, place.job)
       for split in SPLITS
     }
     self._data = {
-      split: shared.carried(
-        scene.job.family, scene.stack, kinds.arrays(items), 'float32'
-      )
-      for split, items in self._items.items()
+      split: scene.arrays(place, items) for split, items in self._items.items()
     }
     self._scorer = evaluate.population_scorer(
-      scene.job.family,
-      scene.job.method,
-      scene.space.decode,
+      place.job.family,
+      place.job.method,
+      place.space.decode,
       rungs=len(SPLITS),
-      program=scene.space.program,
+      program=place.space.program,
     )
     self._known: dict[tuple[str, str], np.ndarray] = {}
 
@@ -53,16 +50,16 @@ class Marks:
     return np.stack([self._known[one.recipe, split] for one in merges])
 
   def _score(self, split: str, merges: dict[str, np.ndarray]) -> None:
-    scene, items = self._scene, self._items[split]
-    c = np.zeros((_TOGETHER, len(scene.space.names)), np.float32)
+    place, items = self._place, self._items[split]
+    c = np.zeros((_TOGETHER, len(place.space.names)), np.float32)
     c[: len(merges)] = list(merges.values())
     scores, _ = jax.device_get(
       self._scorer(
         jnp.asarray(c),
         jnp.arange(_TOGETHER) < len(merges),
-        scene.stack,
-        scene.job.heads,
-        scene.gate,
+        place.stack,
+        place.job.heads,
+        place.gate,
         self._data[split],
         len(items),
       )

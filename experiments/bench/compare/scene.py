@@ -3,14 +3,15 @@
 import dataclasses
 import pathlib
 import tempfile
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from automerge_jax import finalists, judges, searching
-from automerge_jax.search import archive, sanity
+from automerge_jax.search import archive, sanity, shared, study
 from automerge_jax.search import job as jobs
 from automerge_jax.search import space as spaces
 from automerge_jax.search.archive import Row
@@ -18,6 +19,8 @@ from automerge_jax.search.job import BASE, Job
 from automerge_jax.search.ledger import Candidate, Ledger
 from automerge_jax.search.rungs import RungScorer
 from automerge_jax.search.settings import Settings
+from automerge_jax.tasks import classification, kinds
+from automerge_jax.tasks.itemset import ItemSet
 from automerge_jax.types import ExpertStack, SearchSpace
 from experiments.bench.compare import peers
 from experiments.bench.compare.evaluated import Evaluated
@@ -33,6 +36,9 @@ class Scene(NamedTuple):
     settings: of ours; its seed is of no account.
     job, space, stack, gate: what they lead to.
     budget: full evaluations.
+    padded: whether all texts get one length, so that the seeds of a peer share
+      what is compiled; pays where models are tiny.
+    scorers: compiled for peers, by their rungs.
   """
 
   settings: Settings
@@ -41,6 +47,8 @@ class Scene(NamedTuple):
   stack: ExpertStack
   gate: sanity.Gate
   budget: float
+  padded: bool
+  scorers: dict[tuple[int, ...], Callable[..., Any]]
 
   @property
   def items(self) -> int:
@@ -49,14 +57,23 @@ class Scene(NamedTuple):
     return round(self.budget * full)
 
 
-def load(settings: Settings, budget: float) -> Scene:
+def load(settings: Settings, budget: float, padded: bool) -> Scene:
   """Models, space and gate of a search."""
   job = jobs.load(settings)
   space = spaces.build(settings, job.family, job.experts, BASE)
   stack = searching.stack_of(job, space)
-  return Scene(
-    settings, job, space, stack, searching.gate_of(settings, job), budget
-  )
+  gate = searching.gate_of(settings, job)
+  return Scene(settings, job, space, stack, gate, budget, padded, {})
+
+
+def arrays(place: Scene, items: ItemSet) -> tuple[Any, ...]:
+  """Items on the device."""
+  if not place.padded:
+    data = kinds.arrays(items)
+    return shared.carried(place.job.family, place.stack, data, 'float32')
+  longest = max(task.max_tokens for task in items.definitions)
+  texts = items.encoded, items.task, items.label
+  return jax.tree.map(jnp.asarray, classification.bucket(*texts, (longest,)))
 
 
 def by_ours(scene: Scene, seed: int, **changes) -> list[Evaluated]:
@@ -70,18 +87,42 @@ def by_ours(scene: Scene, seed: int, **changes) -> list[Evaluated]:
       outcome = searching.search(
         settings, scene.job, scene.space, ledger, place
       )
-  return [
-    Evaluated(
-      outcome.spent[row.generation],
-      settings.rungs[rung],
-      row.candidate.coefficients,
-      row.candidate.recipe,
-      row.objectives[rung],
-      row.candidate.origin.partition('@')[0] in finalists.CLIMBED,
-    )
-    for row in outcome.scored
-    for rung in range(row.rung + 1)
-  ]
+  return _in_order(outcome, settings.rungs, len(settings.tasks))
+
+
+def _in_order(
+  outcome: study.Outcome, rungs: Sequence[int], tasks: int
+) -> list[Evaluated]:
+  """What a search evaluated, one after the other.
+
+  A generation is scored rung by rung, after what a climb to it has cost.
+  """
+  added = np.diff([0, *rungs]) * tasks
+  log: list[Evaluated] = []
+  seen: set[tuple[str, int]] = set()
+  for g, spent in enumerate(outcome.spent):
+    mine = [row for row in outcome.scored if row.generation == g]
+    here = [
+      (rung, row, (row.candidate.recipe, rung) not in seen)
+      for rung in range(len(rungs))
+      for row in {row.candidate.recipe: row for row in mine}.values()
+      if row.rung >= rung
+    ]
+    items = spent - sum(int(added[rung]) for rung, _, new in here if new)
+    for rung, row, new in here:
+      items += int(added[rung]) * new
+      seen.add((row.candidate.recipe, rung))
+      log.append(
+        Evaluated(
+          items,
+          rungs[rung],
+          row.candidate.coefficients,
+          row.candidate.recipe,
+          row.objectives[rung],
+          row.candidate.origin.partition('@')[0] in finalists.CLIMBED,
+        )
+      )
+  return log
 
 
 def by_peer(
@@ -96,11 +137,16 @@ def by_peer(
     seed: of the items and of the peer.
   """
   settings = dataclasses.replace(
-    scene.settings, seed=seed, rungs=tuple(rungs), promote=(), gradient_steps=0
+    scene.settings,
+    seed=seed,
+    rungs=tuple(rungs),
+    promote=(),
+    gradient_steps=0,
+    explore=0,
   )
   job, space = scene.job, scene.space
   items = judges.item_set('search', settings, job)
-  study = searching.study_of(settings, job, space, items)
+  what = searching.study_of(settings, job, space, items)
   log: list[Evaluated] = []
   idle = 0
   with (
@@ -108,7 +154,7 @@ def by_peer(
     Ledger(pathlib.Path(folder) / 'ledger.sqlite') as ledger,
   ):
     scorer = RungScorer(
-      study,
+      what,
       seed,
       scene.stack,
       job.heads,
@@ -117,6 +163,9 @@ def by_peer(
       ledger,
       job.folders,
     )
+    if scene.padded:
+      scorer.data = [arrays(scene, subset) for subset in scorer.subsets]
+      scorer.scorer = scene.scorers.setdefault(tuple(rungs), scorer.scorer)
     quantise = jax.jit(jax.vmap(space.quantise))
 
     def score(x: np.ndarray, rung: int) -> np.ndarray | None:
@@ -125,7 +174,7 @@ def by_peer(
       if before >= scene.items or idle >= _IDLE:
         return None
       values = []
-      size = study.population
+      size = what.population
       for i in range(0, len(x), size):
         c = np.asarray(quantise(_filled(x[i : i + size], size)), np.float32)
         values += _scored(scorer, c[: len(x) - i], list(rungs).index(rung), log)
@@ -139,10 +188,10 @@ def by_peer(
         if space.choices is None
         else np.asarray(space.choices)
       ),
-      starts=np.asarray(encode(np.stack([c for _, c in study.starts]))),
+      starts=np.asarray(encode(np.stack([c for _, c in what.starts]))),
       rungs=tuple(rungs),
-      num_objectives=len(study.objectives.each),
-      population=study.population,
+      num_objectives=len(what.objectives.each),
+      population=what.population,
       std=settings.std,
       budget=scene.budget,
     )
@@ -162,19 +211,23 @@ def _scored(
   candidates = [Candidate('peer', scorer.hash(one), one) for one in c]
   rows = [Row(0, candidate) for candidate in candidates]
   goals = scorer.study.objectives
-  found = []
+  items, known = scorer.items, set(scorer.known)
   for r in range(rung + 1):
     scores = scorer.rung(r, candidates)
     for row in rows:
       archive.add(
         row, scores[row.candidate.recipe], scorer.subsets, goals, None
       )
+  found = []
   for row in rows:
+    keys = {(row.candidate.recipe, r) for r in range(rung + 1)} - known
+    items += sum(len(scorer.subsets[r]) for _, r in keys)
+    known |= keys
     good = row.rung == rung
     values = row.values[rung] if good else np.full(len(goals.each), np.nan)
     log.append(
       Evaluated(
-        scorer.items,
+        items,
         scorer.study.rungs[rung],
         row.candidate.coefficients,
         row.candidate.recipe,
