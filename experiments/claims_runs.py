@@ -95,7 +95,11 @@ def _run(
   )
   step, origin = chosen(folder, summary)
   print(f'{folder}: {origin}, step {step}: {summary["verdict"]}', flush=True)
-  scores = suites.held_out(folder, settings, summary)
+  members = {
+    row['name']: row for row in (summary['front'] or {}).get('members', ())
+  }
+  models = summary['models'] | members
+  scores = suites.held_out(folder, settings, summary | {'models': models})
   return Run(folder, settings, summary, scores, step, origin)
 
 

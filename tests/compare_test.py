@@ -10,17 +10,17 @@ from experiments.bench.compare import curves, evaluated, figures
 from experiments.bench.compare.evaluated import Evaluated
 
 
-def _one(items, rung, recipe, *values, ended=False):
-  return Evaluated(items, rung, np.zeros(2), recipe, np.asarray(values), ended)
+def _one(items, rung, recipe, *values, kind=evaluated.OTHER):
+  return Evaluated(items, rung, np.zeros(2), recipe, np.asarray(values), kind)
 
 
 LOG = [
   _one(10, 25, 'a', 0.9),
   _one(20, 25, 'b', 0.8),
-  _one(30, 100, 'b', 0.5),
+  _one(30, 100, 'b', 0.5, kind=evaluated.START),
   _one(40, 100, 'c', 0.7),
   _one(50, 100, 'd', np.nan),
-  _one(60, 25, 'e', 0.1, ended=True),
+  _one(60, 25, 'e', 0.1, kind=evaluated.ENDED),
   _one(70, 100, 'c', 0.7),
 ]
 
@@ -34,7 +34,16 @@ def test_finalists_are_the_best_of_the_highest_rung_so_far():
   assert found(30) == ['b']  # one in full counts more than any at a low rung
   assert found(50) == ['c', 'b']
   assert found(70) == ['c', 'b', 'e']  # what a climb ended with, and once each
-  assert found(70, most=1) == ['c', 'e']
+  assert found(70, most=1) == ['c', 'b', 'e']  # and the best start point
+
+
+def test_logs_are_kept_as_they_are(tmp_path):
+  evaluated.write(tmp_path / 'a' / 'log.npz', LOG)
+  found = evaluated.read(tmp_path / 'a' / 'log.npz')
+  for one, other in zip(found, LOG, strict=True):
+    np.testing.assert_array_equal(one.values, other.values)
+    np.testing.assert_array_equal(one.c, other.c)
+    assert one[:2] + one[3:4] + one[5:] == other[:2] + other[3:4] + other[5:]
 
 
 def test_a_front_comes_first_then_the_next():

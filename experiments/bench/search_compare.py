@@ -9,9 +9,11 @@
 
 Peers are SMAC3's multi-fidelity facade and ParEGO, set as arXiv 2502.04030 has
 them, CMA-ES as mergekit-evolve uses it, NSGA-II as mergenetic does, and random
-search. Curves go to results/search_compare, finished runs are read back; those
-of some scenes, seeds and solvers can be made alone, with --nowrite. Writes results/search_compare.json and
-docs/search_compare.svg; the last line is one JSON object.
+search. Everything that runs evaluate goes to runs/search_compare, their curves
+to results/search_compare; finished ones are read back, and those of some scenes,
+seeds and solvers can be made alone, with --nowrite. Writes
+results/search_compare.json and docs/search_compare.svg; the last line is one
+JSON object.
 """
 
 import json
@@ -28,6 +30,7 @@ from experiments import choices, startup
 from experiments.bench import disk_route
 from experiments.bench.compare import (
   curves,
+  evaluated,
   figures,
   marks,
   plots,
@@ -37,6 +40,9 @@ from experiments.bench.compare import (
 
 WORKDIR = flags.DEFINE_string(
   'workdir', 'results/search_compare', 'Where curves of runs are kept.'
+)
+LOGS = flags.DEFINE_string(
+  'logs', 'runs/search_compare', 'Where all that runs evaluated is kept.'
 )
 SCENES = flags.DEFINE_list('scenes', list(configs.SCENES), 'Of the problems.')
 SEEDS = flags.DEFINE_integer('seeds', 10, 'Searches of each kind; encoder: 3.')
@@ -121,12 +127,17 @@ def one(
 ) -> dict[str, Any]:
   """One search and its curves."""
   begin = time.perf_counter()
-  if changes is not None:
+  kept = pathlib.Path(LOGS.value) / name / solver / f'seed{seed}.npz'
+  if kept.is_file():
+    log = evaluated.read(kept)
+  elif changes is not None:
     log = scene.by_ours(place, seed, **changes)
   else:
     full = place.settings.rungs[-1]
     rungs = (full // 9, full // 3, full) if solver in _RACED else (full,)
     log = scene.by_peer(place, solver, rungs, seed)
+  if not kept.is_file():
+    evaluated.write(kept, log)
   row: dict[str, Any] = {
     'seed': seed,
     'shares': list(shares(name)),

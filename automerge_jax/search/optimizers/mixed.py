@@ -12,6 +12,7 @@ from automerge_jax.search.optimizers.cma_es import strong, updated
 from automerge_jax.types import Array, Optimizer, SearchSpace, Told
 
 _PATIENCE = 1.5  # alpha of the adaptive rate (arXiv:1905.00885)
+_TRUST, _CHANGES = 0.8, 2.0  # least trust, most options that change by it
 _MARGIN = 0.73  # chance that a proposal has only options that are likely
 
 
@@ -37,7 +38,7 @@ def mixed(
   population: int,
   space: SearchSpace,
   std: float = 0.15,
-  trust: float = 0.8,
+  trust: float | None = None,
 ) -> Optimizer:
   """A Gaussian over the floats times a distribution over the options.
 
@@ -55,17 +56,20 @@ def mixed(
     population: P, at least 4.
     space: what is searched.
     std: initial standard deviation of floats.
-    trust: in the options of the best row told, in [0, 1].
+    trust: in the options of the best row told, in [0, 1]; by default 0.8, or
+      more where so many categories would change more than two at a time.
 
   Raises:
     ValueError: for a population below 4, or a trust out of [0, 1].
   """
   if population < 4:
     raise ValueError(f'CatCMA needs a population of at least 4, {population=}')
-  if not 0 <= trust <= 1:
-    raise ValueError(f'{trust=}, expected a number from 0 to 1')
   of = features.Features(space)
   categories = np.flatnonzero(of.categorical)
+  if trust is None:
+    trust = max(_TRUST, 1 - _CHANGES / max(len(categories), 1))
+  if not 0 <= trust <= 1:
+    raise ValueError(f'{trust=}, expected a number from 0 to 1')
   floats = np.flatnonzero(~of.categorical)
   count = of.width[categories]
   exists = np.arange(max([*count, 1]))[None] < count[:, None]

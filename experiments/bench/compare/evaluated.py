@@ -1,11 +1,14 @@
 """What a search evaluated, and what one would take from it at any time."""
 
+import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from automerge_jax.search import fronts
+
+OTHER, START, ENDED = range(3)
 
 
 class Evaluated(NamedTuple):
@@ -17,7 +20,7 @@ class Evaluated(NamedTuple):
     c: coefficients [D].
     recipe: hash of the merge.
     values: objectives on search items, [M]; NaN where it could not be scored.
-    ended: whether a climb ended with it, so that it is always considered.
+    kind: `START`, `ENDED` where a climb ended with it, or `OTHER`.
   """
 
   items: int
@@ -25,7 +28,7 @@ class Evaluated(NamedTuple):
   c: np.ndarray
   recipe: str
   values: np.ndarray
-  ended: bool = False
+  kind: int = OTHER
 
 
 def finalists(
@@ -34,14 +37,19 @@ def finalists(
   """The best merges by search items, once so many items are spent.
 
   Those on the highest rung that was reached, by their mean objective, different
-  recipes, at most `most`; and what climbs ended with.
+  recipes, at most `most`; beside them the best start point there, so that a
+  search that led nowhere is seen, and what climbs ended with.
   """
-  top = _top(log, items)
-  top.sort(key=lambda one: -float(one.values.mean()))
-  found = {one.recipe: one for one in reversed(top)}
-  best = sorted(found.values(), key=lambda one: -float(one.values.mean()))
-  kept = {one.recipe: one for one in best[:most]}
-  kept |= {one.recipe: one for one in log if one.ended and one.items <= items}
+  top = sorted(_top(log, items), key=lambda one: -float(one.values.mean()))
+  best: dict[str, Evaluated] = {}
+  for one in top:
+    best.setdefault(one.recipe, one)
+  kept = dict(list(best.items())[:most])
+  for one in [one for one in best.values() if one.kind == START][:1]:
+    kept.setdefault(one.recipe, one)
+  for one in log:
+    if one.kind == ENDED and one.items <= items:
+      kept.setdefault(one.recipe, one)
   return list(kept.values())
 
 
@@ -56,6 +64,23 @@ def front(log: Sequence[Evaluated], items: int, most: int) -> list[Evaluated]:
     return []
   values = np.stack([one.values for one in top])
   return [top[i] for i in fronts.order(values)[:most]]
+
+
+def write(path: pathlib.Path, log: Sequence[Evaluated]) -> None:
+  """Keeps a log as arrays."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  columns = zip(Evaluated._fields, zip(*log, strict=True), strict=True)
+  np.savez_compressed(path, **{name: np.stack(rows) for name, rows in columns})
+
+
+def read(path: pathlib.Path) -> list[Evaluated]:
+  """A log that was kept."""
+  with np.load(path) as arrays:
+    columns = [arrays[name] for name in Evaluated._fields]
+  return [
+    Evaluated(int(items), int(rung), c, str(recipe), values, int(kind))
+    for items, rung, c, recipe, values, kind in zip(*columns, strict=True)
+  ]
 
 
 def _top(log: Sequence[Evaluated], items: int) -> list[Evaluated]:

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from automerge_jax import finalists, judges, searching
-from automerge_jax.search import archive, sanity, shared, study
+from automerge_jax.search import archive, climb, sanity, shared, study
 from automerge_jax.search import job as jobs
 from automerge_jax.search import space as spaces
 from automerge_jax.search.archive import Row
+from automerge_jax.search.baselines import EXPLORE
 from automerge_jax.search.job import BASE, Job
 from automerge_jax.search.ledger import Candidate, Ledger
 from automerge_jax.search.rungs import RungScorer
@@ -23,7 +24,12 @@ from automerge_jax.tasks import classification, kinds
 from automerge_jax.tasks.itemset import ItemSet
 from automerge_jax.types import ExpertStack, SearchSpace
 from experiments.bench.compare import peers
-from experiments.bench.compare.evaluated import Evaluated
+from experiments.bench.compare.evaluated import (
+  ENDED,
+  OTHER,
+  START,
+  Evaluated,
+)
 from experiments.bench.compare.problem import Problem
 
 _IDLE = 50  # calls in a row without a new merge, after which a peer is done
@@ -119,10 +125,18 @@ def _in_order(
           row.candidate.coefficients,
           row.candidate.recipe,
           row.objectives[rung],
-          row.candidate.origin.partition('@')[0] in finalists.CLIMBED,
+          _kind(row.candidate.origin),
         )
       )
   return log
+
+
+def _kind(origin: str) -> int:
+  name = origin.partition('@')[0]
+  if name in finalists.CLIMBED:
+    return ENDED
+  others = name in ('search', EXPLORE) or name.startswith(climb.ORIGIN)
+  return OTHER if others else START
 
 
 def by_peer(
@@ -167,6 +181,7 @@ def by_peer(
       scorer.data = [arrays(scene, subset) for subset in scorer.subsets]
       scorer.scorer = scene.scorers.setdefault(tuple(rungs), scorer.scorer)
     quantise = jax.jit(jax.vmap(space.quantise))
+    starts = {scorer.hash(c) for _, c in what.starts}
 
     def score(x: np.ndarray, rung: int) -> np.ndarray | None:
       nonlocal idle
@@ -177,7 +192,9 @@ def by_peer(
       size = what.population
       for i in range(0, len(x), size):
         c = np.asarray(quantise(_filled(x[i : i + size], size)), np.float32)
-        values += _scored(scorer, c[: len(x) - i], list(rungs).index(rung), log)
+        values += _scored(
+          scorer, c[: len(x) - i], list(rungs).index(rung), starts, log
+        )
       idle = 0 if scorer.items > before else idle + 1
       return np.stack(values)
 
@@ -205,7 +222,11 @@ def _filled(x: np.ndarray, size: int) -> np.ndarray:
 
 
 def _scored(
-  scorer: RungScorer, c: np.ndarray, rung: int, log: list[Evaluated]
+  scorer: RungScorer,
+  c: np.ndarray,
+  rung: int,
+  starts: set[str],
+  log: list[Evaluated],
 ) -> list[np.ndarray]:
   """Objectives [M] of each candidate up to a rung; all of it is logged."""
   candidates = [Candidate('peer', scorer.hash(one), one) for one in c]
@@ -232,6 +253,7 @@ def _scored(
         row.candidate.coefficients,
         row.candidate.recipe,
         values,
+        START if row.candidate.recipe in starts else OTHER,
       )
     )
     found.append(values)
