@@ -7,7 +7,15 @@ import numpy as np
 
 from automerge_jax import judges
 from automerge_jax.recipe import Recipe
-from automerge_jax.search import archive, contest, fidelity, selection
+from automerge_jax.search import (
+  archive,
+  climb,
+  contest,
+  fidelity,
+  proposals,
+  selection,
+)
+from automerge_jax.search.baselines import EXPLORE
 from automerge_jax.search.job import Job
 from automerge_jax.search.ledger import Ledger, Scores
 from automerge_jax.search.objectives import Objectives
@@ -22,7 +30,8 @@ def among(scored: Sequence[Scored], most: int) -> list[Scored]:
   """Who is compared on select items, best first.
 
   The best different recipes of the highest rung that any candidate completed,
-  at most `most`, without those that a race stopped on the way to the next; and
+  at most `most`, without those that a race stopped on the way to the next; the
+  best start point among them, so that a search that led nowhere is seen; and
   what the best climb along the gradient ended with, in the end and on average
   over its late steps, whichever rung that reached, unless a race stopped it.
   """
@@ -36,11 +45,19 @@ def among(scored: Sequence[Scored], most: int) -> list[Scored]:
     if row.rung == top:
       found.setdefault(row.candidate.recipe, row)
   kept = dict(list(found.items())[:most])
+  for row in [r for r in found.values() if is_start(r.candidate.origin)][:1]:
+    kept.setdefault(row.candidate.recipe, row)
   for origin in CLIMBED:
     ended = [r for r in able if r.candidate.origin.partition('@')[0] == origin]
     for row in ended[:1]:
       kept.setdefault(row.candidate.recipe, row)
   return list(kept.values())
+
+
+def is_start(origin: str) -> bool:
+  """Whether a candidate of this origin is a start point."""
+  found = origin == proposals.ORIGIN or origin.startswith(climb.ORIGIN)
+  return not found and origin != EXPLORE
 
 
 def held(

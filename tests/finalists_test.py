@@ -63,3 +63,15 @@ def test_where_none_completed_the_last_rung_the_one_below_counts():
   # All of them were stopped: there is nothing else to choose from.
   assert _names(RUN[5:6], 3) == ['stopped']
   assert _names(RUN[6:], 3) == []
+
+
+def test_the_best_start_point_is_among_them():
+  starts = [
+    _scored('expert', [0.2, 0.3], 'expert:a'),
+    _scored('uniform', [0.2, 0.4], 'uniform'),
+    _scored('early', [0.9, NAN], 'weight:0.5'),
+    _scored('anywhere', [0.2, 0.5], 'explore'),
+  ]
+  assert _names([*RUN, *starts], 2) == ['best', 'second', 'uniform']
+  leading = _scored('lead', [0.9, 0.95], 'expert:b')
+  assert _names([*RUN, *starts, leading], 2) == ['lead', 'best']

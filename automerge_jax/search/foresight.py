@@ -172,7 +172,7 @@ def _models(settings: Settings, tasks: int) -> tuple[int, int]:
   """How many models are scored on select and on held-out items."""
   experts = len(settings.experts)
   ties = len(settings.ties_scales) * len(settings.ties_densities)
-  compared = settings.finalists + 1 + 2 * (settings.gradient_steps > 0)
+  compared = settings.finalists + 2 + 2 * (settings.gradient_steps > 0)
   compared += len(settings.weights) + ties
   if experts < tasks:  # whose own experts have to be found
     compared += experts

@@ -10,8 +10,8 @@
 Peers are SMAC3's multi-fidelity facade and ParEGO, set as arXiv 2502.04030 has
 them, CMA-ES as mergekit-evolve uses it, NSGA-II as mergenetic does, and random
 search. Everything that runs evaluate goes to runs/search_compare, their curves
-to results/search_compare; finished ones are read back, and those of some scenes,
-seeds and solvers can be made alone, with --nowrite. Writes
+to results/search_compare; finished ones are read back, and those of some
+scenes, seeds and solvers can be made alone, with --nowrite. Writes
 results/search_compare.json and docs/search_compare.svg; the last line is one
 JSON object.
 """

@@ -11,11 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from automerge_jax import finalists, judges, searching
-from automerge_jax.search import archive, climb, sanity, shared, study
+from automerge_jax.search import archive, sanity, shared, study
 from automerge_jax.search import job as jobs
 from automerge_jax.search import space as spaces
 from automerge_jax.search.archive import Row
-from automerge_jax.search.baselines import EXPLORE
 from automerge_jax.search.job import BASE, Job
 from automerge_jax.search.ledger import Candidate, Ledger
 from automerge_jax.search.rungs import RungScorer
@@ -132,11 +131,9 @@ def _in_order(
 
 
 def _kind(origin: str) -> int:
-  name = origin.partition('@')[0]
-  if name in finalists.CLIMBED:
+  if origin.partition('@')[0] in finalists.CLIMBED:
     return ENDED
-  others = name in ('search', EXPLORE) or name.startswith(climb.ORIGIN)
-  return OTHER if others else START
+  return START if finalists.is_start(origin) else OTHER
 
 
 def by_peer(
