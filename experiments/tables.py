@@ -10,6 +10,8 @@ import re
 
 from absl import app, flags
 
+from experiments import claims_table
+
 CHECK = flags.DEFINE_bool('check', False, 'Compare, do not write.')
 _PROJECT = pathlib.Path(__file__).resolve().parent.parent
 _ROWS = {
@@ -261,6 +263,7 @@ TABLES = {
   'suites': (suites, *_SUITES),
   'spaces': (spaces, 'spaces'),
   'ablation': (ablation, 'ablation'),
+  'claims': (claims_table.table, 'claims'),
 }
 
 

@@ -173,11 +173,12 @@ def _models(settings: Settings, tasks: int) -> tuple[int, int]:
   experts = len(settings.experts)
   ties = len(settings.ties_scales) * len(settings.ties_densities)
   compared = settings.finalists + 2 + 2 * (settings.gradient_steps > 0)
-  compared += len(settings.weights) + ties
+  tsv = len(settings.tsv_scales)
+  compared += len(settings.weights) + ties + tsv
   if experts < tasks:  # whose own experts have to be found
     compared += experts
-  # The merge, the base, uniform average, task arithmetic, TIES if there is.
-  return compared, 4 + (ties > 0) + experts
+  # The merge, the base, uniform average, task arithmetic; others if there are.
+  return compared, 4 + (ties > 0) + (tsv > 0) + experts
 
 
 def _flattery(
