@@ -5,9 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from automerge_jax.merging.methods import linear, spectral
+from automerge_jax.merging.remembered import remembered
 from automerge_jax.types import Array, Fact, MergeMethod, Parameter
 
 
+@remembered
 def parts(stack: np.ndarray) -> np.ndarray:
   """U⊥ₖ Σₖ V⊥ₖᵀ of the first ⌊r / K⌋ triplets of each expert, [K, m, n].
 
