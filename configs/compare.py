@@ -53,7 +53,11 @@ def depthwise():
   search = spaces.depthwise()
   search.space_options.min_layers = 6
   search.space_options.max_layers = 10
-  return _tiny(search)
+  search.population = 8
+  search.eta = 2
+  config = _tiny(search)
+  config.search.rungs = (50, 100)  # fewer items cannot rank layer programs
+  return config
 
 
 def front():

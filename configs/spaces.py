@@ -52,6 +52,9 @@ def depthwise() -> ml_collections.ConfigDict:
     'depthwise', '', min_layers=5, max_layers=9, copies=2, repeats=1
   )
   config.gradient_steps = 0  # little of it is a number
+  config.rungs = (150, 300)  # fewer items cannot rank layer programs
+  config.promote = (8,)
+  config.candidates = 110
   return config
 
 
