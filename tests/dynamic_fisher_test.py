@@ -119,7 +119,7 @@ def test_labels_and_draws_in_closed_form():
   np.testing.assert_allclose(
     _kernel(jax.jit(lambda: run('label'))()), want, rtol=1e-5
   )
-  keys = jax.random.split(jax.random.key(0), 3000)
+  keys = jax.random.split(jax.random.key(0), 5000)
   draws = jax.jit(lambda keys: jax.lax.map(lambda k: run('sampled', k), keys))
   each = _kernel(draws(keys))
   want = np.einsum('ni,nc->ic', x**2, p * (1 - p)) / len(x)
@@ -146,7 +146,7 @@ def test_tokens_of_texts_are_drawn_one_a_position():
   found = jax.jit(lambda: run('label'))()
   np.testing.assert_allclose(_kernel(found), want, rtol=1e-4, atol=1e-6)
   # Draws are independent: the mean square of the mean over T positions.
-  keys = jax.random.split(jax.random.key(0), 3000)
+  keys = jax.random.split(jax.random.key(0), 5000)
   draws = jax.jit(lambda keys: jax.lax.map(lambda k: run('sampled', k), keys))
   each = _kernel(draws(keys))
   want = np.einsum('ti,tc->ic', x**2, p * (1 - p)) / len(x) ** 2
@@ -201,8 +201,7 @@ def test_what_is_wrong_is_named():
 
 @pytest.fixture(scope='module')
 def encoder(tiny):
-  """Family, params, stacked heads, heads and items of three tasks."""
-  family, params = None, None
+  """Family, params, stacked heads and items of three tasks."""
   heads, defined, items = [], [], {}
   for task, count in zip(tiny_suite.TASKS, (5, 7, 4), strict=True):
     head = experts.read_head(tiny / 'experts' / task)
@@ -212,7 +211,10 @@ def encoder(tiny):
   loaded = registry.load(tiny / 'experts' / tiny_suite.TASKS[1])
   family, params = loaded.family, jax.tree.map(jnp.asarray, loaded.params)
   encoded = itemset.build(defined, items, family, tiny / 'base')
-  return family, params, classification.stack_heads(heads), heads, encoded
+  texts = [ids[: 8 + 3 * (i % 3)] for i, ids in enumerate(encoded.encoded)]
+  encoded = dataclasses.replace(encoded, encoded=tuple(texts))
+  stacked = classification.stack_heads(heads)
+  return family, params, jax.tree.map(jnp.asarray, stacked), encoded
 
 
 def _close(have, want, tolerance=1e-4):
@@ -225,11 +227,11 @@ def _close(have, want, tolerance=1e-4):
 
 
 def test_encoders_are_as_measured_before(encoder):
-  family, params, stacked, heads, items = encoder
-  given = examples.build(items)
+  family, params, heads, items = encoder
+  given = examples.build(items, 1)
   run = jax.jit(
     lambda task, given, memory: dynamic.information(
-      family, params, stacked, given, task, memory=memory
+      family, params, heads, given, task, memory=memory
     ),
     static_argnums=2,
   )
@@ -238,13 +240,9 @@ def test_encoders_are_as_measured_before(encoder):
   for task in (0, 1):  # of two and of three classes
     tokens = [items.encoded[i] for i in np.flatnonzero(items.task == task)]
     zeros = [0] * len(tokens)
-    want = information.diagonal(
-      classify,
-      params,
-      heads[task],
-      classification.bucket(tokens, zeros, zeros),
-      len(tokens),
-    )
+    head = heads['kernel'][task], heads['bias'][task]
+    buckets = classification.bucket(tokens, zeros, zeros, (16,), 64)
+    want = information.diagonal(classify, params, head, buckets, len(tokens))
     found[task] = run(task, given, 1)
     _close(found[task], want)
   # Three examples side by side are no other than one by one.
@@ -253,32 +251,32 @@ def test_encoders_are_as_measured_before(encoder):
 
 
 def test_padding_has_no_information(encoder):
-  family, params, stacked, _, items = encoder
-  items = itemset.subset(items, np.flatnonzero(items.task == 1))
-  items = dataclasses.replace(
-    tiny_suite.of_one_length(items),
-    task=np.zeros_like(items.task),
-    tasks=items.tasks[1:2],
-    definitions=items.definitions[1:2],
-  )
-  heads = {name: leaf[1:2] for name, leaf in stacked.items()}
-  given = examples.build(items)
+  family, params, heads, items = encoder
+  given = examples.build(items, 1)
   (piece,) = given.pieces
-  slot = piece.data.slot.at[2].set(given.end).at[5].set(given.end + 3)
-  padded = dataclasses.replace(
-    given,
-    pieces=(
-      dataclasses.replace(
-        piece, data=dataclasses.replace(piece.data, slot=slot)
-      ),
-    ),
-    counts=given.counts - 2,
-  )
-  rest = examples.build(itemset.subset(items, [0, 1, 3, 4, 6]))
-  run = jax.jit(
-    lambda given: dynamic.information(family, params, heads, given, 0)
-  )
-  _close(run(padded), run(rest), 1e-5)
+  mine = np.flatnonzero(items.task == 1)
+
+  @jax.jit
+  def run(given):
+    return dynamic.information(family, params, heads, given, 1, epsilon=0)
+
+  def without(rows, change=0):
+    data = piece.data
+    inputs = data.inputs | {'ids': data.inputs['ids'].at[rows].add(change)}
+    slot = data.slot.at[rows].set(given.end + change)
+    data = dataclasses.replace(data, inputs=inputs, slot=slot)
+    return dataclasses.replace(
+      given,
+      pieces=(dataclasses.replace(piece, data=data),),
+      counts=given.counts.at[1].add(-len(rows)),
+    )
+
+  first = run(without(mine[:3]))
+  _close(run(without(mine[:3], change=1)), first, 0)
+  rest = run(without(mine[3:]))
+  share = 3 / len(mine)
+  both = jax.tree.map(lambda a, b: (1 - share) * a + share * b, first, rest)
+  _close(both, run(given), 1e-5)
 
 
 def test_choices_of_language_models_one_by_one():
@@ -308,6 +306,7 @@ def test_choices_of_language_models_one_by_one():
     return jnp.sum(each * scored) / jnp.sum(scored)
 
   gradient = jax.jit(jax.value_and_grad(value))
+  count = len(groups[3:])
   want = jax.tree.map(np.zeros_like, params)
   longest = max(len(c) + len(a) for group in groups for c, a in group)
   for group in groups[3:]:
@@ -320,7 +319,7 @@ def test_choices_of_language_models_one_by_one():
     share = scipy.special.softmax([float(v) for v, _ in rows])
     for p, (_, slope) in zip(share, rows, strict=True):
       want = jax.tree.map(
-        lambda w, g, s=p / len(groups[3:]): w + s * np.square(g), want, slope
+        lambda w, g, s=p / count: w + s * np.square(g), want, slope
       )
   _close(found, want)
 

@@ -5,6 +5,7 @@ compiled function serves all tasks; which rows are whose is a table.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -54,8 +55,13 @@ class Examples:
   end: Array
 
 
-def build(items: ItemSet) -> Examples:
+def build(items: ItemSet, lengths: int = 2) -> Examples:
   """Every item as an example.
+
+  Args:
+    items: of the tasks.
+    lengths: to how many different ones texts of a kind are padded; fewer are
+      compiled faster, more compute less padding.
 
   Raises:
     ValueError: if a task has no item, or none that a device can score.
@@ -72,7 +78,7 @@ def build(items: ItemSet) -> Examples:
     mine = [t for t, task in enumerate(items.definitions) if task.kind == kind]
     slots = np.flatnonzero(np.isin(items.task, mine))
     slots = slots[np.argsort(items.task[slots], kind='stable')]
-    for data in _data(items, kind, slots):
+    for data in _data(items, kind, slots, lengths):
       pieces.append(_piece(items, kind, data))
   return jax.tree.map(
     jnp.asarray,
@@ -80,22 +86,48 @@ def build(items: ItemSet) -> Examples:
   )
 
 
-def _data(items: ItemSet, kind: str, slots: np.ndarray) -> list[Any]:
+def _data(
+  items: ItemSet, kind: str, slots: np.ndarray, lengths: int
+) -> list[Any]:
   """Arrays of leaves [E, ...]; what is about as long comes together."""
   made = kinds.KINDS[kind]
   if made.data == (Items,):
     chunks = made.arrays(items, slots, 2**30)
-    return [jax.tree.map(lambda leaf: leaf[0][:, None], c) for c in chunks]
+    rows = [jax.tree.map(lambda leaf: leaf[0][:, None], c) for c in chunks]
+    return rows if kind == 'images' else _padded(items, rows, lengths)
   sizes = np.asarray([_size(items.encoded[slot]) for slot in slots])
-  lengths = classification.best_lengths(sizes)
-  which = np.searchsorted(lengths, sizes)
-  grouped = [slots[which == index] for index in range(len(lengths))]
+  chosen = classification.best_lengths(sizes, lengths)
+  which = np.searchsorted(chosen, sizes)
+  grouped = [slots[which == index] for index in range(len(chosen))]
   return [
     data
     for group in grouped
-    if len(group)
     for data in made.minibatches(items, group, len(group), None)
   ]
+
+
+def _padded(items: ItemSet, rows: Sequence[Items], lengths: int) -> list[Items]:
+  """Texts [E, 1, T] of several lengths T as those of fewer."""
+  sizes = [one.inputs['ids'].shape[-1] for one in rows]
+  counts = [len(one.slot) for one in rows]
+  chosen = classification.best_lengths(np.repeat(sizes, counts), lengths)
+  found = []
+  for index, length in enumerate(chosen):
+    parts = [
+      dataclasses.replace(
+        one,
+        inputs={
+          name: np.pad(leaf, ((0, 0), (0, 0), (0, length - size)))
+          for name, leaf in one.inputs.items()
+        },
+      )
+      for one, size in zip(rows, sizes, strict=True)
+      if np.searchsorted(chosen, size) == index
+    ]
+    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    order = np.argsort(items.task[whole.slot[:, 0]], kind='stable')
+    found.append(jax.tree.map(lambda leaf, at=order: leaf[at], whole))
+  return found
 
 
 def _size(encoded: Any) -> int:

@@ -24,7 +24,7 @@ def load(recorded) -> torch.nn.Module:
   """The recorded model, which must give the recorded logits."""
   config = json.loads(str(recorded[f'{CASE}/config']))
   model = transformers.T5ForConditionalGeneration(
-    transformers.T5Config(**config)
+    transformers.T5Config(**config, decoder_start_token_id=0)
   ).eval()
   start = f'{CASE}/weights/'
   weights = {
