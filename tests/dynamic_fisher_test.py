@@ -17,6 +17,7 @@ from automerge_jax.tasks import (
   choice,
   classification,
   experts,
+  generation,
   itemset,
   perplexity,
   splits,
@@ -102,6 +103,15 @@ def test_softmax_regression_in_closed_form():
   np.testing.assert_allclose(_kernel(found), want + 0.5, rtol=1e-5)
   # What has no gradient has no information, and no error.
   np.testing.assert_array_equal(found['stem']['idle'], 0.5)
+  fixed = {'stem': params['stem']}
+  own = {name: part for name, part in params.items() if name not in fixed}
+  less = jax.jit(
+    lambda p: dynamic.information(
+      family, p, {}, given, 0, fixed=fixed, epsilon=0.5
+    )
+  )(own)
+  assert set(less) == set(own)
+  np.testing.assert_array_equal(_kernel(less), _kernel(found))
 
 
 def test_labels_and_draws_in_closed_form():
@@ -145,6 +155,13 @@ def test_tokens_of_texts_are_drawn_one_a_position():
   want = np.einsum('ti,tc->ic', x, np.eye(3)[list(text)] - p) ** 2 / len(x) ** 2
   found = jax.jit(lambda: run('label'))()
   np.testing.assert_allclose(_kernel(found), want, rtol=1e-4, atol=1e-6)
+  # So is the answer of an item whose answers are generated.
+  writing = generation.Task('write', 16, 8, stop=('.',))
+  written = generation.Encoded((), (5,), text, 0, None, None)
+  given = examples.build(_items((writing,), {writing: [written]}))
+  np.testing.assert_allclose(
+    _kernel(jax.jit(lambda: run('label'))()), _kernel(found), rtol=1e-6
+  )
   # Draws are independent: the mean square of the mean over T positions.
   keys = jax.random.split(jax.random.key(0), 5000)
   draws = jax.jit(lambda keys: jax.lax.map(lambda k: run('sampled', k), keys))
