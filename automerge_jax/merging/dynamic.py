@@ -51,16 +51,17 @@ def df_merge(
   values = _by_leaf(coefficients, bases, stacks)
   experts = len(next(iter(stacks.values())))
 
-  def scaled(k: Array) -> dict[str, Array]:
+  def scaled(k: Array | int) -> dict[str, Array]:
     return {
       path: values[path][k] * stack[k].astype(jnp.float32)
       for path, stack in stacks.items()
     }
 
   if add_fisher is None:
+    each = [scaled(k) for k in range(experts)]
     return trees.unflatten(
       {
-        path: leaf + jnp.sum(values[path] * stacks[path].astype('float32'), 0)
+        path: leaf + sum(own[path] for own in each)
         for path, leaf in bases.items()
       }
     )
@@ -84,7 +85,7 @@ def df_merge(
 
   zeros = {path: jnp.zeros(leaf.shape) for path, leaf in bases.items()}
   mass, change = jax.lax.fori_loop(0, experts, step, (zeros, zeros))
-  last = scaled(jnp.int32(experts - 1))
+  last = scaled(experts - 1)
 
   return trees.unflatten(
     {
