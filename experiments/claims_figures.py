@@ -81,10 +81,10 @@ def own_tasks(
     ),
   )
   figures.values[f'{told}_tasks_surely_above_expert'] = sum(
-    one.low > 0 for one in estimates.values()
+    one.low is not None and one.low > 0 for one in estimates.values()
   )
   figures.values[f'{told}_tasks_surely_below_expert'] = sum(
-    one.high < 0 for one in estimates.values()
+    one.high is not None and one.high < 0 for one in estimates.values()
   )
 
 

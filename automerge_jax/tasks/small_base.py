@@ -95,13 +95,15 @@ def make(
   partial.mkdir(parents=True)
   (partial / tokenizers.TOKENIZER).write_text(known, encoding='utf-8')
   tokenizer = tokenizers.load(partial)
+  hidden = tokenizer.token_to_id('[MASK]')
+  assert hidden is not None, 'special tokens are always kept'
   ids = tokenizers.encode(tokenizer, texts, shape.max_tokens)
   trained, losses = pretrain.train(
     family,
     first,
     classification.pad(ids, shape.max_tokens),
     targets,
-    tokenizer.token_to_id('[MASK]'),
+    hidden,
     options,
   )
   safetensors.write(partial, base.unpack(family.keys, trained))

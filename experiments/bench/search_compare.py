@@ -114,7 +114,12 @@ def run(
         '[\n' + ',\n'.join(map(json.dumps, found[solver])) + '\n]\n'
       )
       logging.info('%s, %s, seed %d: %s', name, solver, seed, _told(row))
-  return found
+  return {
+    solver: sorted(
+      (row for row in rows if row['seed'] in seeds), key=lambda row: row['seed']
+    )
+    for solver, rows in found.items()
+  }
 
 
 def one(
@@ -176,7 +181,7 @@ def main(argv: list[str]) -> None:
     'total_s': round(time.perf_counter() - begin, 1)
   }
   pathlib.Path(OUT.value).write_text(json.dumps(results, indent=2) + '\n')
-  plots.draw(found, functions, pathlib.Path(PLOT.value))
+  plots.draw(found, pathlib.Path(PLOT.value))
   print(json.dumps(results['figures']))
 
 

@@ -1,6 +1,6 @@
 """From what a search evaluated to curves over the items that it spent."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import moocore
@@ -84,6 +84,6 @@ def reached(
   return float(shares[there[0]]) if len(there) else float('inf')
 
 
-def medians(rows: Sequence[dict[str, Any]], name: str) -> np.ndarray:
+def medians(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
   """The median curve of some runs, [shares]."""
   return np.nanmedian([row[name] for row in rows], axis=0)
