@@ -14,6 +14,7 @@ import numpy as np
 
 from automerge_jax.search import climb, fidelity, statistics
 from automerge_jax.search.budget import MOST
+from automerge_jax.search.plan import in_full
 from automerge_jax.search.settings import Settings
 
 DISCORDANT = 0.1  # share of items on which merges of the same models disagree
@@ -142,8 +143,9 @@ def _course(
     here = schedule.expected(generation)
     if after < 0:
       size = min(size, starts - candidates)
-      if starts - settings.explore <= settings.population:  # all in full
-        here = np.maximum(here, starts - settings.explore - candidates)
+      named = starts - settings.explore
+      if in_full(named, settings.population):
+        here = np.maximum(here, named - candidates)
     here = np.minimum(here, size)
     cost = int(here @ added) + climbing * charge
     paid = budget is None or items + cost <= budget

@@ -15,6 +15,15 @@ from automerge_jax.search.racing import Race
 from automerge_jax.types import Family, MergeMethod, Optimizer, SearchSpace
 
 
+def in_full(starts: int, population: int) -> bool:
+  """Whether so many start points are all scored on the last rung.
+
+  They are what a search must beat, and one lost to few items is missed; more
+  than a population would cost too much.
+  """
+  return starts <= population
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
   """What is searched, where and how.
@@ -67,13 +76,9 @@ class Study:
 
   @property
   def anchors(self) -> frozenset[str]:
-    """Origins of start points that are scored in full, whatever they score.
-
-    They are what a search must beat, and one lost to few items is missed. Only
-    where they are no more than a population; more would cost too much.
-    """
+    """Origins of start points that are scored in full, see `in_full`."""
     named = [origin for origin, _ in self.starts if origin != EXPLORE]
-    return frozenset(named if len(named) <= self.population else ())
+    return frozenset(named if in_full(len(named), self.population) else ())
 
   @property
   def rows(self) -> int:
