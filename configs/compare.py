@@ -40,12 +40,15 @@ def published():
   """Tiny transformers, the layout of arXiv 2502.04030: 112 variables."""
   search = spaces.published_layerwise()
   search.population = 8
-  search.explore = 8  # its start points are the models themselves
+  search.explore = 16  # its start points are the models themselves
+  search.eta = 2
   default = searches.layerwise()
   for name in ('steps', 'rate', 'validation'):
     search[f'gradient_{name}'] = default[f'gradient_{name}']
   search.minibatches = default.minibatches
-  return _tiny(search, tasks=3)
+  config = _tiny(search, tasks=3)
+  config.search.rungs = (50, 100)  # fewer items cannot rank what is all over
+  return config
 
 
 def depthwise():

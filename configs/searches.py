@@ -47,7 +47,7 @@ def layerwise(method: str = 'tsv_m') -> ml_collections.ConfigDict:
   config.gradient_validation = 0.25  # share of items that gradients do not see
   config.gradient_shrinkage = 1.0  # pull to the mean of each layer
   config.minibatches = 4  # gradient steps take the search items in turn
-  config.finalists = 4  # compared on select items, beside the mean
+  config.finalists = 8  # compared on select items, beside the mean
   config.select = 500  # items a task
   config.heldout = 1000  # items a task
   # Grids of the tuned baselines; the first is also the search's start design.

@@ -11,7 +11,7 @@ from experiments.bench.compare import evaluated
 from experiments.bench.compare.evaluated import Evaluated
 from experiments.bench.compare.marks import Marks
 
-FINALISTS = 4
+FINALISTS = 8
 MEMBERS = 16  # that may be in a front
 
 
