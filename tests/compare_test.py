@@ -94,6 +94,7 @@ def test_figures_are_of_the_worst_place_and_the_best_peer():
     'pymoo': _rows(0.6),
     'random': _rows(0.6),
   }
+  fewer = {name: scene[name] for name in ('ours', 'smac', 'pycma', 'random')}
   worse = scene | {'ours': _rows(0.74)}
   front = {
     'ours': _rows(0.6, 0.3, 'hypervolume'),
@@ -104,8 +105,8 @@ def test_figures_are_of_the_worst_place_and_the_best_peer():
   }
   found = {'layerwise': scene, 'published': scene, 'depthwise': worse}
   result = figures.results(
-    found | {'front': front},
-    {'figures': {'a': 1.0}},
+    found | {'front': front, 'encoder': fewer},
+    {'a': 1.0},
     {'figures': {'b': 2.0}, 'limits': {'b': 3.0}},
   )
   values = result['figures']
@@ -114,8 +115,9 @@ def test_figures_are_of_the_worst_place_and_the_best_peer():
   assert result['intervals']['layerwise_ours_minus_smac'] == [0.05, 0.05]
   assert values['layerwise_ours_items_fraction_to_smac'] == 0.1
   assert values['depthwise_ours_items_fraction_to_smac'] == figures.NEVER
-  assert values['depthwise_ours_reached_smac'] == 0
+  assert values['depthwise_ours_items_fraction_to_smac_less_margin'] > 1
   assert values['items_fraction_to_best_peer'] == 0.1
+  assert values['reached_best_peer'] == pytest.approx(2 / 3, abs=1e-3)
   assert values['hypervolume_ratio_vs_pymoo'] == pytest.approx(1.2, abs=0.01)
   assert values['hypervolume_ratio_vs_pymoo_at_tenth'] == 1.5
   assert values['a'] == 1 and values['b'] == 2

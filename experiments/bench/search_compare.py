@@ -10,16 +10,16 @@
 Peers are SMAC3's multi-fidelity facade and ParEGO, set as arXiv 2502.04030 has
 them, CMA-ES as mergekit-evolve uses it, NSGA-II as mergenetic does, and random
 search. Everything that runs evaluate goes to runs/search_compare, their curves
-to results/search_compare; finished ones are read back, and those of some
-scenes, seeds and solvers can be made alone, with --nowrite. Writes
-results/search_compare.json and docs/search_compare.svg; the last line is one
-JSON object.
+to results/search_compare, and beside them what functions of known optimum and
+the route over the disk gave; what is there is read back, and some scenes, seeds
+and solvers can be run alone, with --nowrite. Writes results/search_compare.json
+and docs/search_compare.svg; the last line is one JSON object.
 """
 
 import json
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import app, flags, logging
@@ -56,10 +56,9 @@ PLOT = flags.DEFINE_string('plot', 'docs/search_compare.svg', 'The picture.')
 ENCODER = 'encoder'
 FRONT = 'front'
 OURS = {'ours': {}, 'ours_evolution': {'gradient_steps': 0}}
-_SHARES = {
-  ENCODER: (0.1, 0.2, 0.35, 0.5, 0.75, 1.0),
-}
+_COARSE = (0.1, 0.25, 0.5, 1.0)  # looks cost items, too
 _FINE = tuple(round(0.05 * i, 2) for i in range(1, 21))
+SYNTHETIC_SEEDS = 3
 # Peers with rungs: Hyperband's, eta 3.
 _RACED = ('smac', 'parego')
 # Held-out accuracies that a front's volume counts from: guessing.
@@ -68,6 +67,8 @@ _WORST = (0.5, 0.5)
 
 def solvers(name: str, settings) -> dict[str, dict[str, Any] | None]:
   """Settings that change for ours; None for peers."""
+  if name == ENCODER:  # minutes a search
+    return {'ours': {}} | dict.fromkeys(('smac', 'pycma', 'random'))
   ours = OURS if settings.gradient_steps else {'ours': {}}
   theirs = (
     ('parego', 'pymoo', 'random')
@@ -79,7 +80,7 @@ def solvers(name: str, settings) -> dict[str, dict[str, Any] | None]:
 
 def shares(name: str) -> tuple[float, ...]:
   """Of the budget, at which choices are looked at."""
-  return _SHARES.get(name, _FINE)
+  return _COARSE if name == ENCODER else _FINE
 
 
 def run(
@@ -155,6 +156,25 @@ def one(
   return row | curves.of_one(log, judged, place.items, shares(name))
 
 
+def functions(workdir: pathlib.Path) -> dict[str, float]:
+  """Figures of all solvers on functions of known optimum."""
+  figures: dict[str, float] = {}
+  for case in (*synthetic.CASES, synthetic.FRONT):
+    figures |= _kept(
+      workdir / 'synthetic' / f'{case}.json',
+      lambda case=case: synthetic.run(range(SYNTHETIC_SEEDS), [case]),
+    )['figures']
+  return figures
+
+
+def _kept(path: pathlib.Path, make: Callable[[], dict]) -> dict:
+  """What is in a file, made and written where there is none."""
+  if not path.is_file():
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(make()) + '\n')
+  return json.loads(path.read_text())
+
+
 def _told(row: dict[str, Any]) -> str:
   values = row.get('heldout', row.get('hypervolume'))
   return (
@@ -168,15 +188,15 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
   startup.prepare()
   begin = time.perf_counter()
+  workdir = pathlib.Path(WORKDIR.value)
   found = {}
   for name in SCENES.value:
     seeds = range(min(SEEDS.value, 3) if name == ENCODER else SEEDS.value)
-    found[name] = run(name, seeds, SOLVERS.value, pathlib.Path(WORKDIR.value))
+    found[name] = run(name, seeds, SOLVERS.value, workdir)
   if not WRITE.value:
     return
-  functions = synthetic.run(range(5))
-  route = disk_route.run(repeats=3)
-  results = figures.results(found, functions, route)
+  route = _kept(workdir / 'disk_route.json', lambda: disk_route.run(repeats=3))
+  results = figures.results(found, functions(workdir), route)
   results['environment'] = environment.describe() | {
     'total_s': round(time.perf_counter() - begin, 1)
   }
