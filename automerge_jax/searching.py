@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,6 +30,7 @@ from automerge_jax.search.job import BASE, Job
 from automerge_jax.search.ledger import Ledger
 from automerge_jax.search.objectives import Objectives
 from automerge_jax.search.optimizers import (
+  bayes,
   cma_es,
   cma_es_large,
   gp_bo,
@@ -49,11 +51,16 @@ def _optimizer(settings: Settings, space: SearchSpace) -> Optimizer:
     'cma_es': cma_es.cma_es,
     'cma_es_large': cma_es_large.cma_es_large,
     'gp_bo': gp_bo.gp_bo,
+    'bayes': bayes.bayes,
     'nsga2': nsga2.nsga2,
     'random': random_search.random_search,
   }[settings.optimizer]
-  steps = {'std': settings.std} if settings.optimizer in _WITH_STD else {}
-  return make(settings.population, space, **steps)
+  own: dict[str, Any] = {}
+  if settings.optimizer in _WITH_STD:
+    own = {'std': settings.std}
+  if settings.optimizer == 'bayes':
+    own = {'acquisition': settings.acquisition}
+  return make(settings.population, space, **own)
 
 
 def study_of(
@@ -178,10 +185,14 @@ def starts(
   weights = settings.weights
   if settings.methods == ('tsv_m',) and settings.tsv_scales:
     weights = settings.tsv_scales
-  designs = baselines.starts(space, job.experts, weights)
+  designs: tuple[tuple[str, np.ndarray], ...] = ()
+  if settings.hand_made_starts:
+    designs = baselines.starts(space, job.experts, weights)
   return (
     *designs,
-    *baselines.explored(space, settings.explore, settings.seed),
+    *baselines.explored(
+      space, settings.explore, settings.seed, settings.explore_design
+    ),
   )
 
 

@@ -342,12 +342,16 @@ class Told(NamedTuple):
     asked: what was asked for where those rows are, before it was brought onto
       the grid and into its canonical form, [P, D]; `x[fresh]` where no
       optimizer asked.
+    values: the objective itself, on the highest rung that any row reached,
+      [N]; NaN of rows that did not. None where there are several objectives, or
+      constraints.
   """
 
   x: Array
   scores: Array
   fresh: Array
   asked: Array
+  values: Array | None = None
 
 
 class Optimizer(NamedTuple):

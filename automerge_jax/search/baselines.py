@@ -129,24 +129,28 @@ def starts(
 
 
 def explored(
-  space: SearchSpace, count: int, seed: int
+  space: SearchSpace, count: int, seed: int, design: str = 'latin'
 ) -> tuple[tuple[str, np.ndarray], ...]:
-  """Candidates from everywhere in the space, a Latin hypercube.
+  """Candidates from everywhere in the space.
 
-  Of each dimension every candidate has another one of `count` equal parts
-  (https://doi.org/10.2307/1268522).
+  Of a Latin hypercube every candidate has another one of `count` equal parts of
+  each dimension (https://doi.org/10.2307/1268522).
 
   Args:
     space: what is searched.
     count: number of candidates.
     seed: of the draw.
+    design: 'latin', or 'uniform' for independent ones.
 
   Returns:
     (origin, coefficients [D]) pairs.
   """
   rng = np.random.default_rng(seed)
   rows = np.tile(np.arange(count)[:, None], (1, len(space.names)))
-  x = (rng.permuted(rows, axis=0) + rng.random(rows.shape)) / max(count, 1)
+  if design == 'latin':
+    x = (rng.permuted(rows, axis=0) + rng.random(rows.shape)) / max(count, 1)
+  else:
+    x = rng.random(rows.shape)
   return tuple(
     (EXPLORE, np.asarray(space.quantise(one), np.float32))
     for one in x.astype(np.float32)

@@ -20,7 +20,16 @@ SPACES = (
 SCHEDULES = ('halving', 'hyperband', 'asynchronous')
 ACQUISITIONS = ('ucb', 'ei', 'log_ei')
 CLIMBED = ('', 'accuracy', 'log_likelihood', 'margin', 'experts')
-OPTIMIZERS = ('mixed', 'cma_es', 'cma_es_large', 'gp_bo', 'nsga2', 'random')
+DESIGNS = ('latin', 'uniform')
+OPTIMIZERS = (
+  'mixed',
+  'cma_es',
+  'cma_es_large',
+  'gp_bo',
+  'bayes',
+  'nsga2',
+  'random',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +71,8 @@ class Settings:
     looks: times that it looks within a rung.
     screen: proposals of the optimizer for each that is scored; the surrogate
       keeps the best. 1: no surrogate.
-    acquisition: by which it keeps them, one of `ACQUISITIONS`.
+    acquisition: by which it keeps them, one of `ACQUISITIONS`; and what the
+      optimizer 'bayes' maximises, 'ei' or 'ucb'.
     gradient_steps: gradient steps of a climb; 0 for none.
     gradient_rate: their learning rate, as a share of each range.
     gradient_objective: what they climb, one of `CLIMBED`; empty: `objective`.
@@ -81,8 +91,10 @@ class Settings:
     tsv_scales: grid of `lambda` of tuned TSV-Merge, and of the start points of
       a search of its weights; empty leaves it out.
     space_options: what else the space can be told, by name.
-    explore: candidates drawn evenly from the whole space, beside the start
-      points.
+    explore: candidates drawn from the whole space, beside the start points.
+    explore_design: how: evenly ('latin'), or independently ('uniform').
+    hand_made_starts: whether experts, their average and the grid of weights,
+      or what a space has of its own, are start points.
     designs: recipe files, or folders of exports, to start from as well.
     objectives: see `search/objectives.py`; empty: the mean over tasks. With
       more than one the result is a front, of which one member is picked.
@@ -146,6 +158,8 @@ class Settings:
   gradient_validation: float = 0.0
   gradient_shrinkage: float = 0.0
   explore: int = 0
+  explore_design: str = 'latin'
+  hand_made_starts: bool = True
 
   def __post_init__(self) -> None:
     choices = {
@@ -156,6 +170,7 @@ class Settings:
       'schedule': SCHEDULES,
       'acquisition': ACQUISITIONS,
       'gradient_objective': CLIMBED,
+      'explore_design': DESIGNS,
       'dtype': ('float32', 'bfloat16', 'float16'),
     }
     for name, valid in choices.items():
@@ -178,6 +193,16 @@ class Settings:
       raise ValueError(
         f'{len(self.rungs)} rungs {self.rungs} need {len(self.rungs) - 1} '
         f'numbers of promoted candidates, got promote={self.promote}'
+      )
+    if self.optimizer == 'bayes' and self.acquisition == 'log_ei':
+      raise ValueError(
+        "acquisition is 'log_ei', which the optimizer 'bayes' does not have; "
+        "expected 'ei' or 'ucb'"
+      )
+    if not self.hand_made_starts and self.explore < 1:
+      raise ValueError(
+        f'explore is {self.explore} without hand_made_starts, so there is '
+        'nothing to start from; expected at least 1'
       )
     if not self.tasks or not self.experts:
       raise ValueError(

@@ -248,7 +248,19 @@ def _told(
   raw = x[fresh]
   if len(asked) == study.population and all(a is not None for a in asked):
     raw = jnp.asarray(np.stack([a for a in asked if a is not None]))
-  return Told(x, jnp.asarray(scores), fresh, raw)
+  return Told(x, jnp.asarray(scores), fresh, raw, _values(study, scorer))
+
+
+def _values(study: Study, scorer: RungScorer) -> jax.Array | None:
+  """The objective of all rows, as `Told.values` has it."""
+  if len(study.objectives.each) > 1 or study.objectives.constrained:
+    return None
+  values = np.full(study.rows, np.nan, np.float32)
+  top = max(row.rung for row in scorer.rows)
+  for i, row in enumerate(scorer.rows):
+    if row.rung == top >= 0:
+      values[i] = row.values[top][0]
+  return jnp.asarray(values)
 
 
 def _limit(
