@@ -8,17 +8,19 @@ import shutil
 from automerge_jax import recipe as recipes
 from automerge_jax.choice import Choice
 from automerge_jax.io import atomic, orbax, safetensors
-from automerge_jax.merging import export
+from automerge_jax.merging import export, registry
 from automerge_jax.models import base as models
 from automerge_jax.recipe import Recipe
 from automerge_jax.report import model_card, page
 from automerge_jax.search import restacked
 from automerge_jax.search.job import Job
+from automerge_jax.statistics import folder as statistics
 from automerge_jax.tasks import experts
 
 EXPORTED = 'merged_hf'
 ORBAX = 'merged'
 FRONT = 'front'
+STATISTICS = 'statistics'
 SUMMARY = 'summary.json'
 REPORT = 'report.html'
 CONFIG = 'config.json'
@@ -29,8 +31,17 @@ def export_merge(job: Job, made: Choice, workdir: pathlib.Path) -> None:
 
   The members of a front are written as recipes, from which
   `experiments.merge` makes them. What is there and the same stays; what a
-  search with a smaller budget left is replaced, and its report removed.
+  search with a smaller budget left is replaced, and its report removed. What a
+  dynamic method measured for them is kept beside them.
   """
+  made = made._replace(
+    recipes={
+      name: _measured(job, recipe, workdir)
+      if name == 'merged' or name.startswith(f'{FRONT}:')
+      else recipe
+      for name, recipe in made.recipes.items()
+    }
+  )
   heads = experts.head_files(job.folders.values())
   for name in (FRONT, EXPORTED, ORBAX):
     shutil.rmtree(_beside(workdir / name), ignore_errors=True)
@@ -52,6 +63,10 @@ def export_merge(job: Job, made: Choice, workdir: pathlib.Path) -> None:
     orbax.save(_beside(stored), models.pack(keys, tensors), {'recipe': text})
     shutil.copyfile(out / CONFIG, _beside(stored) / CONFIG)
     _put(workdir, stored)
+  used = {folder for r in made.recipes.values() for folder in _kept(r)}
+  for folder in (workdir / STATISTICS).glob('*'):
+    if folder not in used:
+      shutil.rmtree(folder)
 
 
 def write_report(
@@ -71,6 +86,28 @@ def write_report(
   )
   _write(workdir / REPORT, page.render(result, points))
   _write(workdir / SUMMARY, json.dumps(result, indent=2) + '\n')
+
+
+def _measured(job: Job, recipe: Recipe, workdir: pathlib.Path) -> Recipe:
+  """The recipe with what it weights with, in folders."""
+  dynamic = registry.get(recipe.merge_method, recipe.semantics).dynamic
+  if not dynamic or job.measure is None:
+    return recipe
+  place = workdir / STATISTICS / job.recipe_hash(recipe)
+  folders = {name: place / name for name in job.experts}
+  if not all(folder.is_dir() for folder in folders.values()):
+    shutil.rmtree(place, ignore_errors=True)
+    for name, found in job.measure(recipe).items():
+      about = {'model': job.fingerprints[name], 'at': 'scaled by the recipe'}
+      statistics.save(folders[name], about, found['fisher'])
+  return dataclasses.replace(
+    recipe, statistics={name: str(folder) for name, folder in folders.items()}
+  )
+
+
+def _kept(recipe: Recipe) -> set[pathlib.Path]:
+  """Folders of a recipe's statistics."""
+  return {pathlib.Path(folder).parent for folder in recipe.statistics.values()}
 
 
 def _beside(out: pathlib.Path) -> pathlib.Path:

@@ -53,4 +53,5 @@ def judge(
     known,
     settings.dtype,
     positions,
+    job.merge,
   )

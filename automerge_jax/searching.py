@@ -68,6 +68,11 @@ def study_of(
 ) -> plan.Study:
   """What the settings want to be searched, and how."""
   goals = choice.objectives_of(settings, job)
+  if job.method.dynamic and settings.gradient_steps:
+    raise ValueError(
+      f'gradient_steps is {settings.gradient_steps}, but {job.method.name} '
+      'measures gradients itself and has none of its own; set it to 0'
+    )
   return plan.Study(
     family=job.family,
     method=job.method,
@@ -101,12 +106,26 @@ def study_of(
   )
 
 
-def stack_of(job: Job, space: SearchSpace) -> ExpertStack:
-  """Base and experts on the device, as the space needs them."""
+def stack_of(job: Job, space: SearchSpace, static: bool = False) -> ExpertStack:
+  """Base and experts on the device, as the space needs them.
+
+  Args:
+    job: what it is about.
+    space: what is searched.
+    static: Fisher information is that of the experts, whatever the candidate.
+  """
   originals = [job.tensors(name) for name in job.experts]
   # Programs may begin with any layer, so none is computed in advance.
-  build = resident.build if space.program else shared.build
-  return build(job.method, job.family, job.tensors(BASE), originals)
+  if space.program:
+    return resident.build(job.method, job.family, job.tensors(BASE), originals)
+  return shared.build(
+    job.method,
+    job.family,
+    job.tensors(BASE),
+    originals,
+    job.calibration,
+    static=static,
+  )
 
 
 def search(
@@ -120,7 +139,7 @@ def search(
   items = judges.item_set('search', settings, job)
   what = study_of(settings, job, space, items)
   gate = gate_of(settings, job)
-  stack = stack_of(job, space)
+  stack = stack_of(job, space, settings.fisher_at == 'expert')
 
   def check_start(candidates, scored, subset):
     judge = selection.judge(

@@ -157,12 +157,15 @@ class ExpertStack:
       and in front of a table.
     below: stem and leading layers that all models share, which the others
       then leave out; None where they share none.
+    calibration: what a dynamic method measures its candidates on, see
+      `merging.calibration`; None for the others.
   """
 
   base: Params
   stack: Params
   facts: dict[str, dict[str, Array]]
   below: Params | None = None
+  calibration: Any = None
 
 
 # `{path: {parameter: array}}`: per expert [K, L] (or [K]), shared [L] (or []).
@@ -259,6 +262,8 @@ class MergeMethod:
     statistics: names of what it needs measured on data.
     switch: it branches on a coefficient, so stacked layers are merged one by
       one and not side by side, which would take every branch.
+    dynamic: a search measures its statistics anew for every candidate, at the
+      candidate's own parameters.
   """
 
   name: str
@@ -273,6 +278,7 @@ class MergeMethod:
   whole: Callable[..., Mapping[str, Any]] | None = None
   statistics: tuple[str, ...] = ()
   switch: bool = False
+  dynamic: bool = False
 
 
 class LayerProgram(NamedTuple):

@@ -73,7 +73,9 @@ def run(
 
 
 def merge(
-  recipe: Recipe, folders: Mapping[str, str | pathlib.Path]
+  recipe: Recipe,
+  folders: Mapping[str, str | pathlib.Path],
+  statistics: Mapping[str, measured.Statistics] | None = None,
 ) -> dict[str, np.ndarray]:
   """Merged tensors by stored name, in memory.
 
@@ -83,6 +85,7 @@ def merge(
   Args:
     recipe: what to do.
     folders: checkpoint of each model that the recipe names.
+    statistics: what was measured, by model; None for what the recipe names.
 
   Raises:
     ValueError: if the models do not hold the same tensors.
@@ -102,7 +105,9 @@ def merge(
       flat = merged[name].reshape(-1)  # a view
       flat[start : start + part.size] = part.reshape(-1)
 
-    run(plan, checkpoints, write, statistics=load_statistics(recipe))
+    if statistics is None:
+      statistics = load_statistics(recipe)
+    run(plan, checkpoints, write, statistics=statistics)
   return merged
 
 

@@ -10,7 +10,7 @@ from automerge_jax.types import SearchSpace
 
 EXPLORE = 'explore'  # origin of what comes from anywhere in the space
 # Methods that make something else of one model than the model itself.
-_TRUNCATED = ('star', 'tsv_m')
+_CHANGED = ('df_merge', 'star', 'tsv_m')
 
 
 def _all(method: str, experts: Sequence[str], base: str | None, **parameters):
@@ -122,7 +122,7 @@ def starts(
     missed = np.abs(c - wanted) >= 1e-3
     if not missed[weights_at].any():
       recipe = space.describe(c)
-      if missed.any() or recipe.merge_method in _TRUNCATED:
+      if missed.any() or recipe.merge_method in _CHANGED:
         origin = origin.replace('expert:', 'nearly:')
       found.setdefault(repr(recipe), (origin, c))
   return tuple(found.values())

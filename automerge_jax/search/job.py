@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,14 +13,21 @@ import numpy as np
 
 from automerge_jax.io import checkpoints
 from automerge_jax.merging import resolve
+from automerge_jax.merging.calibration import Calibration
 from automerge_jax.merging.layers import layer_of
 from automerge_jax.models import base as models
 from automerge_jax.models import registry as families
 from automerge_jax.recipe import Recipe
-from automerge_jax.search import space
+from automerge_jax.search import calibrations, space
 from automerge_jax.search.selection import BASE
 from automerge_jax.search.settings import Settings
-from automerge_jax.tasks import classification, definitions, experts, itemset
+from automerge_jax.tasks import (
+  classification,
+  definitions,
+  experts,
+  itemset,
+  splits,
+)
 from automerge_jax.tasks.partition import Item
 from automerge_jax.types import Family, MergeMethod
 
@@ -43,6 +50,10 @@ class Job:
     definitions: likewise, with where their items come from.
     setting: hash of all that item scores depend on besides recipe and items.
     derived: names of experts that are merges themselves.
+    merge: from a recipe to stored tensors; measures what the recipe does not
+      bring where the method is dynamic.
+    calibration: what a dynamic method measures on; None for the others.
+    measure: how it is measured for a recipe; None for the others.
   """
 
   family: Family
@@ -55,6 +66,9 @@ class Job:
   definitions: Mapping[str, definitions.Definition]
   setting: str
   derived: tuple[str, ...] = ()
+  merge: Callable[[Recipe], dict[str, np.ndarray]] | None = None
+  calibration: Calibration | None = None
+  measure: calibrations.Measure | None = None
 
   @property
   def experts(self) -> list[str]:
@@ -139,13 +153,16 @@ def load(settings: Settings) -> Job:
   for name in sorted(stacked):
     digest.update(np.ascontiguousarray(stacked[name]).tobytes())
   told = [_told(task) + defined[task.name].fingerprint for task in tasks]
+  method = space.method(settings)
   depends = [fingerprints, digest.hexdigest(), told]
+  if method.dynamic:  # scores depend on what is measured as well
+    depends.append([settings.seed, *_how(settings).values()])
   if settings.dtype != 'float32':
     depends.append(settings.dtype)
   setting = hashlib.sha256(json.dumps(depends, sort_keys=True).encode())
-  return Job(
+  job = Job(
     family=family,
-    method=space.method(settings),
+    method=method,
     folders=folders,
     fingerprints=fingerprints,
     heads=jax.tree.map(jnp.asarray, stacked),
@@ -155,6 +172,52 @@ def load(settings: Settings) -> Job:
     setting=setting.hexdigest()[:12],
     derived=settings.derived,
   )
+  return _calibrated(job, settings) if method.dynamic else job
+
+
+def _calibrated(job: Job, settings: Settings) -> Job:
+  """A job whose method measures information on items."""
+  chosen = {
+    name: splits.search_items(
+      place,
+      settings.fisher_examples,
+      settings.force_test_split,
+      settings.seed,
+    )
+    for name, place in job.references.items()
+  }
+  calibration = calibrations.build(
+    job.items(chosen),
+    job.heads,
+    job.experts,
+    settings.seed,
+    settings.fisher_estimate,
+    settings.fisher_normalisation,
+  )
+  measure = calibrations.measure(
+    job.family,
+    job.folders,
+    job.tensors,
+    BASE,
+    job.experts,
+    calibration,
+    settings.fisher_at == 'expert',
+  )
+  return dataclasses.replace(
+    job,
+    calibration=calibration,
+    measure=measure,
+    merge=calibrations.merger(job.folders, measure),
+  )
+
+
+def _how(settings: Settings) -> dict[str, Any]:
+  """How information is measured."""
+  return {
+    field.name: getattr(settings, field.name)
+    for field in dataclasses.fields(settings)
+    if field.name.startswith('fisher_')
+  }
 
 
 def _told(task: Any) -> str:

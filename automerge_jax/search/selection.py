@@ -65,6 +65,7 @@ def judge(
   known: Sequence[Ledger] = (),
   dtype: str = 'float32',
   positions: int | None = None,
+  merge: Callable[[Recipe], dict[str, np.ndarray]] | None = None,
 ) -> Judge:
   """A judge over an item set.
 
@@ -80,6 +81,7 @@ def judge(
     dtype: in which models compute.
     positions: most layers of a model, where recipes stack layers anew; all
       depths then share one compiled function. None where all layers stay.
+    merge: recipes to tensors; None: by what they state alone.
   """
   if positions is None:
     run = evaluate.scorer(family, dtype)
@@ -121,7 +123,7 @@ def judge(
   def score_recipe(recipe: Recipe) -> Scores:
     return score_tensors(
       effective(recipe),
-      lambda: streaming.merge(recipe, folders),
+      lambda: merge(recipe) if merge else streaming.merge(recipe, folders),
       restacked.sources(recipe, layers) if positions else None,
     )
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from automerge_jax import trees
+from automerge_jax.merging import calibration
+from automerge_jax.statistics.dynamic import ESTIMATES, NORMALISATIONS
 
 SPACES = (
   'modelwise',
@@ -95,6 +97,12 @@ class Settings:
     explore_design: how: evenly ('latin'), or independently ('uniform').
     hand_made_starts: whether experts, their average and the grid of weights,
       or what a space has of its own, are start points.
+    fisher_examples: search items a task on which a dynamic method measures
+      Fisher information, see `merging/calibration.py`.
+    fisher_estimate: 'exact', 'sampled' or 'label', see `statistics/dynamic.py`.
+    fisher_normalisation: 'none', 'global_norm' or 'trace'.
+    fisher_at: whose information counts, that of each 'candidate' or, once and
+      for all, that of the 'expert'.
     designs: recipe files, or folders of exports, to start from as well.
     objectives: see `search/objectives.py`; empty: the mean over tasks. With
       more than one the result is a front, of which one member is picked.
@@ -160,6 +168,10 @@ class Settings:
   explore: int = 0
   explore_design: str = 'latin'
   hand_made_starts: bool = True
+  fisher_examples: int = 30
+  fisher_estimate: str = 'exact'
+  fisher_normalisation: str = 'none'
+  fisher_at: str = 'candidate'
 
   def __post_init__(self) -> None:
     choices = {
@@ -172,6 +184,9 @@ class Settings:
       'gradient_objective': CLIMBED,
       'explore_design': DESIGNS,
       'dtype': ('float32', 'bfloat16', 'float16'),
+      'fisher_estimate': ESTIMATES,
+      'fisher_normalisation': NORMALISATIONS,
+      'fisher_at': calibration.PLACES,
     }
     for name, valid in choices.items():
       if getattr(self, name) not in valid:

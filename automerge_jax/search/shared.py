@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from automerge_jax.merging import calibration as calibrations
 from automerge_jax.merging import resident
+from automerge_jax.merging.calibration import Calibration
 from automerge_jax.models import base as models
 from automerge_jax.models import program as programs
 from automerge_jax.types import (
@@ -59,21 +61,81 @@ def build(
   family: Family,
   base: Mapping[str, np.ndarray],
   experts: Sequence[Mapping[str, np.ndarray]],
+  calibration: Calibration | None = None,
+  static: bool = False,
 ) -> ExpertStack:
   """As `resident.build`, with what all models share apart.
 
   A method that looks at whole models gets whole models.
+
+  Args:
+    method: the merge method.
+    family: of base and experts.
+    base: stored tensors by name.
+    experts: stored tensors of each expert.
+    calibration: of a dynamic method.
+    static: information is that of the experts, whatever the candidate.
   """
+  if method.dynamic:  # nothing is known in advance
+    method = dataclasses.replace(method, facts=(), statistics=())
   count = 0 if method.whole else depth(family, base, experts)
-  if not count:
-    return resident.build(method, family, base, experts)
-  stack = resident.build(method, upper(family, count), base, experts)
+  own = upper(family, count) if count else family
+  stack = resident.build(method, own, base, experts)
+  if count:
+    stack = dataclasses.replace(stack, below=lowest(family, base, count))
+  return _calibrated(family, stack, calibration, static)
+
+
+def lowest(
+  family: Family, base: Mapping[str, np.ndarray], count: int
+) -> Params:
+  """Stem and leading layers, see `ExpertStack.below`."""
   params = models.pack(family.keys, base)
-  below = {
-    'stem': params['stem'],
-    'layers': jax.tree.map(lambda leaf: leaf[:count], params['layers']),
-  }
-  return dataclasses.replace(stack, below=jax.tree.map(jnp.asarray, below))
+  layers = jax.tree.map(lambda leaf: leaf[:count], params['layers'])
+  below = {'stem': params['stem'], 'layers': layers}
+  return jax.tree.map(jnp.asarray, below)
+
+
+def _calibrated(
+  family: Family,
+  stack: ExpertStack,
+  calibration: Calibration | None,
+  static: bool,
+) -> ExpertStack:
+  if calibration is None:
+    return stack
+  family, calibration, fixed = above(family, stack, calibration)
+  stack = dataclasses.replace(stack, calibration=calibration)
+  return calibrations.of_experts(family, stack, fixed) if static else stack
+
+
+def above(
+  family: Family, stack: ExpertStack, calibration: Calibration
+) -> tuple[Family, Calibration, Params | None]:
+  """What information is measured with where the lower layers are shared.
+
+  Args:
+    family: of the models.
+    stack: with what is below.
+    calibration: of whole models.
+
+  Returns:
+    The family of what is not shared, the calibration with hidden states in
+    place of tokens, and the stem, which is not measured.
+  """
+  if stack.below is None:
+    return family, calibration, None
+  examples = calibration.examples
+  pieces = tuple(
+    dataclasses.replace(
+      piece, data=carried(family, stack, piece.data, 'float32')
+    )
+    for piece in examples.pieces
+  )
+  calibration = dataclasses.replace(
+    calibration, examples=dataclasses.replace(examples, pieces=pieces)
+  )
+  return upper(family, _count(stack.below)), calibration, _stem(stack)
 
 
 def merged(
@@ -100,9 +162,14 @@ def merged(
   """
 
   def merge(plan: MergePlan, stack: ExpertStack, layer: Any = None) -> Params:
-    return resident.merge(method, plan, stack, layer)
+    if stack.calibration is None:
+      return resident.merge(method, plan, stack, layer)
+    if stack.below is None:
+      return calibrations.merge(family, plan, stack)
+    own = upper(family, _count(stack.below))
+    return calibrations.merge(own, plan, stack, _stem(stack))
 
-  if apart:
+  if apart or stack.calibration is not None:
     merge = jax.custom_batching.sequential_vmap(merge)
   if program is not None:
     assert stack.below is None, 'programs need stacks of whole models'
@@ -163,7 +230,7 @@ def carried(family: Family, stack: ExpertStack, data: Any, dtype: str) -> Any:
   count = _count(stack.below)
   info = jax.tree.map(lambda leaf: leaf[:count], family.layer_info)
 
-  def lowest(below: Params, inputs: Mapping[str, Array]) -> Any:
+  def run_lowest(below: Params, inputs: Mapping[str, Array]) -> Any:
     params = cast(below, dtype)
 
     def step(carry, layer):
@@ -173,7 +240,9 @@ def carried(family: Family, stack: ExpertStack, data: Any, dtype: str) -> Any:
     carry, _ = jax.lax.scan(step, carry, (params['layers'], info))
     return carry
 
-  run = jax.jit(lambda below, x: jax.lax.map(lambda one: lowest(below, one), x))
+  run = jax.jit(
+    lambda below, x: jax.lax.map(lambda one: run_lowest(below, one), x)
+  )
 
   def of_inputs(inputs: Mapping[str, Array]) -> dict[str, Any]:
     first = next(iter(inputs.values()))
@@ -207,6 +276,11 @@ def _is_carried(part: Any) -> bool:
     holder if isinstance(holder, Mapping) else holder.__dict__.get('inputs', {})
   )
   return _CARRY in inputs
+
+
+def _stem(stack: ExpertStack) -> Params:
+  assert stack.below is not None
+  return {'stem': stack.below['stem']}
 
 
 def _count(below: Params) -> int:

@@ -20,18 +20,28 @@ def _information(stored: Stored, _: Mapping[str, np.ndarray]) -> np.ndarray:
       f'no Fisher information of {stored.name!r}; measure the experts that '
       'hold this tensor with experiments.statistics'
     )
-  fisher = np.asarray(stored.statistics['fisher'], np.float32)
-  if fisher.shape != stored.stack.shape:
-    raise ValueError(
-      f'Fisher information of {stored.name!r} has shape {fisher.shape[1:]}, '
-      f'the tensor {stored.stack.shape[1:]}; measure the experts again'
-    )
+  fisher = checked(stored)
   if stored.settings['unit_norm']:
     norm = np.asarray(stored.statistics['fisher_norm'], np.float64)
     axes = (slice(None),) + (None,) * (fisher.ndim - 1)
     scale = 1 / np.where(norm > 0, norm, 1.0)
     fisher = fisher * scale.astype(np.float32)[axes]
   return np.maximum(fisher, np.float32(stored.settings['floor']))
+
+
+def checked(stored: Stored) -> np.ndarray:
+  """Information [K, ...] of a tensor that has it.
+
+  Raises:
+    ValueError: if it is of another shape.
+  """
+  fisher = np.asarray(stored.statistics['fisher'], np.float32)
+  if fisher.shape != stored.stack.shape:
+    raise ValueError(
+      f'Fisher information of {stored.name!r} has shape {fisher.shape[1:]}, '
+      f'the tensor {stored.stack.shape[1:]}; measure the experts again'
+    )
+  return fisher
 
 
 def merge(
