@@ -1,4 +1,4 @@
-"""DF-Merge as a search: measured on the device, streamed, and from its files."""
+"""DF-Merge as a search: on the device, streamed, and from its files."""
 
 import json
 
@@ -114,7 +114,7 @@ def test_the_main_job(tiny, tmp_path):
 
 def test_what_cannot_be_measured_is_refused(tiny):
   settings = tiny_suite.settings(tiny, **DF | {'gradient_steps': 4})
-  with pytest.raises(ValueError, match='gradient_steps is 4.*set it to 0'):
+  with pytest.raises(ValueError, match=r'gradient_steps is 4.*set it to 0'):
     job = jobs.load(settings)
     found = space.build(settings, job.family, job.experts, BASE)
     searching.study_of(settings, job, found, None)

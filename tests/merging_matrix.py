@@ -217,6 +217,7 @@ TABLE = {
   'della/paper': _drop,
   'della_linear/mergekit': _drop,
   'della_linear/paper': _drop,
+  'df_merge/paper': Row(_mean, _WEIGHT),
   'fisher/paper': Row(_nothing, _WEIGHT | _LAMBDA),
   'iso_c/paper': Row(_nothing, _LAMBDA),
   'iso_cts/paper': Row(_nothing, _LAMBDA | {'common': 0.5}),

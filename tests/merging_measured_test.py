@@ -1,4 +1,4 @@
-"""Fisher and RegMean merging against their definitions, in float64."""
+"""Fisher, DF-Merge and RegMean against their definitions, in float64."""
 
 import jax
 import numpy as np
@@ -104,6 +104,43 @@ def test_fisher_invariants():
   )
   half = merge('fisher', stack, statistics, base, **{'lambda': 0.5})
   np.testing.assert_allclose(half, (base + once) / 2, atol=1e-5)
+
+
+@many
+@given(
+  seed=st.integers(0, 99),
+  weight=st.lists(st.floats(0, 1, width=32), min_size=K, max_size=K),
+)
+def test_df_merge_is_its_formula(seed, weight):
+  stack, statistics = draw(seed, K, OUT, IN), information(seed + 1, K, OUT, IN)
+  base = draw(seed + 2, OUT, IN)
+  merged = merge('df_merge', stack, statistics, base, weight=weight)
+  shares = statistics['fisher'].astype('f8')
+  shares /= shares.sum(0)
+  scaled = np.asarray(weight)[:, None, None] * (stack - base).astype('f8')
+  want = base + K * (shares * scaled).sum(0)
+  np.testing.assert_allclose(merged, want, rtol=1e-5, atol=1e-5)
+
+
+def test_what_df_merge_is_in_special_cases():
+  stack, base = draw(0, K, OUT, IN), draw(1, OUT, IN)
+  some = information(2, K, OUT, IN)
+  equal = {'fisher': np.full(stack.shape, 1e-12, np.float32)}
+  nothing = {'fisher': np.zeros(stack.shape, np.float32)}
+  free, mean = [0.2, 0.9, 0.4], [1 / K] * K
+
+  def df(statistics, weight):
+    return merge('df_merge', stack, statistics, base, weight=weight)
+
+  generalised = merge('task_arithmetic', stack, {}, base, weight=free)
+  for statistics in (equal, nothing):  # generalised task arithmetic
+    np.testing.assert_allclose(df(statistics, free), generalised, atol=1e-5)
+    np.testing.assert_allclose(df(statistics, mean), stack.mean(0), atol=1e-5)
+  static = merge('fisher', stack, some, base, floor=0.0, unit_norm=0.0)
+  np.testing.assert_allclose(df(some, mean), static, atol=1e-5)
+  np.testing.assert_array_equal(df(some, [0.0] * K), base)
+  least = {'fisher': some['fisher'] * np.float32(1e-30)}
+  np.testing.assert_allclose(df(least, free), df(some, free), rtol=1e-4)
 
 
 def test_fisher_without_information_is_the_mean_and_without_weight_the_base():

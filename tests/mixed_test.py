@@ -75,6 +75,7 @@ def test_all_but_those_that_look_further_are_cases():
   tried = {_group(s, count)[0][i] for s, count, i in CASES}
   assert {matrix.key(m) for m in set(matrix.EVERY) - tried} == {
     'passthrough/mergekit',
+    'df_merge/paper',
     'fisher/paper',
     'regmean/paper',
     'ties/paper',
