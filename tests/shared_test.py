@@ -1,13 +1,16 @@
 """Layers that all models share are computed once, and nothing changes."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from automerge_jax.merging import registry, resident
+from automerge_jax.merging import calibration, registry, resident
 from automerge_jax.search import evaluate, gradient, sanity, shared
 from automerge_jax.spaces import cells, fusion
+from automerge_jax.statistics import examples
 from automerge_jax.tasks import choice, generation, itemset
 from automerge_jax.tasks.partition import Item
 from tests import tiny_decoder, tiny_text
@@ -125,3 +128,44 @@ def test_what_would_not_fit_is_not_kept(parts, monkeypatch):
   data = evaluate.kinds.arrays(items)
   kept = shared.carried(family, stack, data, 'float32')
   assert 'carry' not in kept[0].packed.inputs
+
+
+@pytest.mark.parametrize('static', [False, True])
+def test_information_is_that_of_whole_models(parts, static):
+  family, base, experts, items = parts
+  method = registry.get('df_merge')
+  space = fusion.space(method, cells.layered(family), EXPERTS, 'base')
+  answers = itemset.subset(items, np.flatnonzero(items.task == 0))
+  answers = dataclasses.replace(
+    answers, tasks=('answer',), definitions=items.definitions[:1]
+  )
+  given = calibration.Calibration(
+    examples=examples.build(answers),
+    heads={},
+    task=jnp.zeros(2, jnp.int32),
+    key=jax.random.key(0),
+    estimate='exact',
+    normalisation='none',
+  )
+  stack = shared.build(method, family, base, experts, given, static)
+  assert stack.below is not None
+  plain = dataclasses.replace(method, facts=(), statistics=())
+  whole = dataclasses.replace(
+    resident.build(plain, family, base, experts), calibration=given
+  )
+  if static:
+    whole = calibration.of_experts(family, whole)
+  c = space.quantise(jnp.linspace(0.1, 0.9, len(space.names)))
+
+  @jax.jit
+  def merged(stack):
+    made = shared.merged(family, method, space.decode(c), stack, 'float32')
+    return made({})[1]
+
+  have, want = merged(stack), merged(whole)
+  # Shared layers are the base's, whatever information weights them with.
+  for name in ('layers', 'final'):
+    for a, b in zip(
+      *map(jax.tree.leaves, (have[name], want[name])), strict=True
+    ):
+      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

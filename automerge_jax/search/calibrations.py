@@ -112,14 +112,10 @@ def measure(
 
   def measured(recipe: Recipe):
     own, run = prepared()
-    parts = (
-      {'layers', 'final', 'stem'} if own is family else {'layers', 'final'}
-    )
     found = {}
     for k, name in enumerate(experts):
       merged = tensors(name) if static else scaled(recipe, name, folders)
       params = models.pack(own.keys, merged)
-      params = {part: params[part] for part in params if part in parts}
       information = run(jnp.int32(k), jax.tree.map(jnp.asarray, params))
       fisher = models.unpack(own.keys, jax.device_get(information))
       found[name] = {'fisher': fisher}
