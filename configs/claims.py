@@ -74,6 +74,10 @@ def front(suite: str) -> ml_collections.ConfigDict:
   """Every task of a suite an objective, and the hand-made merges tuned."""
   config = _suite(suite)
   config.search = _fusion(suite)
+  if suite == 'encoder':  # of singular vectors, on which most is gained
+    config.search = searches.layerwise()
+    config.search.budget = '100'
+    config.search.optimizer = 'nsga2'
   config.search.objective = 'accuracy'
   config.search.objectives = tuple(config.tasks)
   config.search.rungs = config.search.rungs[-1:]  # experts stay in the running

@@ -138,6 +138,10 @@ def test_choices_of_items(bare, family):
   assert choice.encode(choice.Task('cats', 14), items, family, bare)[0][
     1
   ].divisors == (1, 1)
+  task = choice.Task('cats', 14, 'acc_tokens')
+  query = choice.encode(task, items, family, bare)[0][0]
+  tokens = tuple(len(request.continuation) for (request,) in query.choices)
+  assert query.divisors == tokens and tokens[0] < tokens[2]
 
 
 def test_perplexity_of_items(bare, family):

@@ -170,6 +170,10 @@ def test_by_yaml_and_by_reference(folder, tmp_path):
   assert made.task == choice.Task('mine', 99, 'acc_norm')
   assert len(splits.search_items(str(path), 6)) == 6
   assert len(sealed.heldout_items(str(path), 10)) == 10
+  tokens = tmp_path / 'tokens.yaml'
+  tokens.write_text(path.read_text().replace('acc_norm', 'acc_tokens'))
+  made = definitions.read(tokens)
+  assert made.task == choice.Task('mine', 99, 'acc_tokens')
   made = definitions.read(f'lm_eval:{folder / "tiny_choice.yaml"}:1')
   assert made.task.name == 'tiny_choice-1shot'
   assert len(made.fingerprint) == 64

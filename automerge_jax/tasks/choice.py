@@ -14,11 +14,13 @@ from automerge_jax.tasks.partition import Item
 from automerge_jax.types import TRUNCATED, Family
 
 # What a choice's log-likelihood is divided by. Lengths are of the answer
-# without the space that joins it to the prompt, as lm-eval counts them.
+# without the space that joins it to the prompt, as lm-eval counts them, and of
+# the tokens that are scored.
 METRICS = {
-  'acc': lambda choice: 1,
-  'acc_norm': lambda choice: len(choice.lstrip()),
-  'acc_bytes': lambda choice: len(choice.lstrip().encode()),
+  'acc': lambda choice, request: 1,
+  'acc_norm': lambda choice, request: len(choice.lstrip()),
+  'acc_bytes': lambda choice, request: len(choice.lstrip().encode()),
+  'acc_tokens': lambda choice, request: len(request.continuation),
 }
 
 
@@ -31,7 +33,7 @@ class Task:
     max_tokens: most input tokens of a prompt with a choice; longer prompts
       lose their beginning.
     metric: 'acc' compares log-likelihoods, 'acc_norm' those per character,
-      'acc_bytes' those per byte.
+      'acc_bytes' those per byte, 'acc_tokens' those per token.
   """
 
   kind: ClassVar[str] = 'choice'
@@ -85,7 +87,10 @@ def encode(
   queries, flags = [], []
   for item in items:
     mine = [next(cut) for _ in item.choices]
-    divisors = [max(1, METRICS[task.metric](c)) for c in item.choices]
+    divisors = [
+      max(1, METRICS[task.metric](choice, request))
+      for choice, (request, _) in zip(item.choices, mine, strict=True)
+    ]
     queries.append(
       Query(
         tuple((request,) for request, _ in mine),

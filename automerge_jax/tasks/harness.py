@@ -31,6 +31,7 @@ _UNITS = {
   'byte_perplexity': 'byte',
   'bits_per_byte': 'byte',
 }
+_OWN = ('acc_tokens',)  # which lm_eval does not have, of any multiple choice
 
 
 def reference(text: str) -> Wanted:
@@ -115,13 +116,15 @@ def _groups(
 def _task(wanted: Wanted, task: Any) -> Any:
   """What the task is here."""
   name = wanted.name or _name(wanted, task)
+  kind = task.OUTPUT_TYPE
   metrics = list(task.higher_is_better())
+  if kind == 'multiple_choice':
+    metrics += [m for m in _OWN if m not in metrics]
   metric = wanted.metric.partition(',')[0]
   if metric and metric not in metrics:
     raise ValueError(
       f'the task {wanted.task!r} has no metric {metric!r}; it has {metrics}'
     )
-  kind = task.OUTPUT_TYPE
   if kind == 'generate_until':
     return harness_generation.make(name, wanted, task)
   if callable(task.config.process_results):

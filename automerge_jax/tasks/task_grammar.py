@@ -41,7 +41,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
   'lm_eval': ('task',),
 }
 METRICS: Mapping[str, tuple[str, ...]] = {  # the first is the default
-  'choice': ('acc', 'acc_norm', 'acc_bytes'),
+  'choice': ('acc', 'acc_norm', 'acc_bytes', 'acc_tokens'),
   'generation': ('exact_match',),
   'perplexity': ('token', 'byte', 'word'),
   'classification': ('accuracy', 'log_likelihood'),
