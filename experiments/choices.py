@@ -7,7 +7,7 @@ from typing import Any
 
 from automerge_jax import delivery
 from automerge_jax.search.settings import Settings
-from automerge_jax.tasks import experts
+from automerge_jax.tasks import experts, finetune
 
 FUSION = 'fusion'  # what the first of two searches made, as an expert
 
@@ -56,6 +56,23 @@ def options(config, part: str = 'search') -> dict[str, Any]:
   how = {k: tuple(v) if isinstance(v, list) else v for k, v in how.items()}
   how['batch_size'] = how['batch_size'] or None
   return how
+
+
+def finetuning(config) -> finetune.Options:
+  """How the classifiers of a suite are fine-tuned."""
+  how = config.train
+  return finetune.Options(
+    epochs=how.epochs,
+    batch_size=how.batch_size,
+    learning_rate=how.learning_rate,
+    warmup=how.warmup,
+    weight_decay=how.weight_decay,
+    clip=how.clip,
+    lengths=tuple(how.lengths),
+    checkpoint_every=how.checkpoint_every,
+    seed=config.seed,
+    train_head=not how.get('shared_head', False),
+  )
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -10,14 +10,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from automerge_jax.io import assets
-from automerge_jax.tasks import (
-  experts,
-  finetune,
-  pretrain,
-  small_base,
-  suite,
-)
-from experiments import finetune_language, startup
+from automerge_jax.tasks import experts, pretrain, small_base, suite
+from experiments import choices, finetune_language, startup
 
 CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'The suite.', lock_config=True
@@ -40,18 +34,7 @@ def run(config, workdir: str | pathlib.Path) -> dict[str, dict]:
   else:
     base_folder = experts.keep_base(base_folder, folder)
   how = config.train
-  options = finetune.Options(
-    epochs=how.epochs,
-    batch_size=how.batch_size,
-    learning_rate=how.learning_rate,
-    warmup=how.warmup,
-    weight_decay=how.weight_decay,
-    clip=how.clip,
-    lengths=tuple(how.lengths),
-    checkpoint_every=how.checkpoint_every,
-    seed=config.seed,
-    train_head=not how.get('shared_head', False),
-  )
+  options = choices.finetuning(config)
   reports = {}
   for name, task in config.tasks.items():
     report = suite.make_expert(

@@ -138,15 +138,23 @@ def optimizer(options: Options, steps: int) -> optax.GradientTransformation:
 
 
 def step_fn(
-  family: Family, tx: optax.GradientTransformation
+  family: Family,
+  tx: optax.GradientTransformation,
+  groups: np.ndarray | None = None,
 ) -> Callable[..., tuple[State, Array]]:
-  """Jitted `(state, inputs, labels [B], weights [B]) -> (state, loss)`."""
+  """Jitted `(state, inputs, labels [B], weights [B]) -> (state, loss)`.
+
+  With groups, see `train`, classes compete within that of the label only.
+  """
 
   def loss_fn(params, inputs, labels, weights):
     hidden = base.forward(family, params['trunk'], inputs)
     features = classification.features(hidden, inputs)
     head = params['head']
     values = features @ head['kernel'] + head['bias'][None]
+    if groups is not None:
+      of = jnp.asarray(groups)
+      values = jnp.where(of[labels][:, None] == of[None], values, -jnp.inf)
     nll = optax.softmax_cross_entropy_with_integer_labels(values, labels)
     return jnp.sum(nll * weights) / jnp.sum(weights)
 
@@ -170,6 +178,7 @@ def train(
   options: Options,
   checkpoints: pathlib.Path | None = None,
   progress: str | None = None,
+  groups: np.ndarray | None = None,
 ) -> dict[str, Any]:
   """Fine-tunes trunk and head.
 
@@ -183,6 +192,8 @@ def train(
     options: how.
     checkpoints: folder of the resume points, or None for none.
     progress: title of the progress bar, or None for none.
+    groups: task of each class, int [C], where heads of several tasks stand side
+      by side in one; None for one task.
 
   Returns:
     `{'trunk': Params, 'head': ...}` of numpy arrays.
@@ -200,7 +211,7 @@ def train(
   start = 0
   if checkpoints is not None:
     start, state = orbax.load_step(checkpoints, state) or (0, state)
-  step = step_fn(family, tx)
+  step = step_fn(family, tx, groups)
   labels = np.asarray(labels, np.int32)
   size = options.batch_size
   with tqdm.tqdm(

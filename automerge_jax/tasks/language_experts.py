@@ -107,8 +107,15 @@ def make_expert(
     return report
   report = _made_before(adapter, given, settings) if options.rank else None
   if report is None:
-    report = _train(
-      folder, base_folder, adapter, task, items, options, settings, progress
+    encoded = encode(tokenizers.load(base_folder), task, items)
+    report = train(
+      folder,
+      base_folder,
+      adapter,
+      encoded,
+      options,
+      settings,
+      task.name if progress else None,
     )
   if options.rank:
     adapters.write_merged(folder, base_folder, adapter)
@@ -146,26 +153,38 @@ def _made_before(
   return report
 
 
-def _train(
+def train(
   folder: pathlib.Path,
   base_folder: pathlib.Path,
   adapter: pathlib.Path,
-  task: Any,
-  items: Sequence[Item],
+  encoded: Sequence[Example],
   options: Options,
   settings: Mapping[str, Any],
-  progress: bool,
+  progress: str | None,
 ) -> dict[str, Any]:
-  """Writes what training gives; returns the report, still without scores."""
+  """Writes what training gives; returns the report, still without scores.
+
+  An adapter goes to `adapter` with this report; without a rank the whole model
+  goes to `folder`.
+
+  Args:
+    folder: of the expert, and of resume points.
+    base_folder: Hugging Face folder of the base.
+    adapter: folder for the adapter.
+    encoded: training items.
+    options: how.
+    settings: what the report says about them.
+    progress: title of the progress bar, or None for none.
+  """
   begin = time.perf_counter()
   model = registry.load(base_folder)
   trained = language_finetune.train(
     model.family,
     model.params,
-    encode(tokenizers.load(base_folder), task, items),
+    encoded,
     options,
     checkpoints=folder / CHECKPOINTS,
-    progress=task.name if progress else None,
+    progress=progress,
   )
   report = {
     'settings': dict(settings),

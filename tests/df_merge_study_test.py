@@ -1,0 +1,160 @@
+"""The study of DF-Merge: its searches, its hand-made merges, its figures."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from automerge_jax.models import registry
+from automerge_jax.tasks import classification, finetune, multitask
+from configs import df_merge
+from experiments import (
+  choices,
+  df_merge_baselines,
+  df_merge_runs,
+)
+from tests import tiny_suite
+
+OPTIONS = finetune.Options(
+  epochs=1, batch_size=8, learning_rate=1e-2, lengths=(16,)
+)
+ALL = [
+  *(f'{s}/{n}' for s in df_merge.SUITES for n in df_merge.SEARCHES),
+  *(f'{df_merge.ABLATED}/{name}' for name in df_merge.ABLATIONS),
+]
+
+
+@pytest.mark.parametrize('arg', ALL)
+def test_every_search_is_one_of_settings(arg):
+  suite, _, name = arg.partition('/')
+  settings = choices.settings(df_merge.get_config(arg))
+  assert set(settings.tasks) == set(df_merge.SUITES[suite].TASKS)
+  assert (settings.candidates or float(settings.budget)) == df_merge.STEPS[
+    suite
+  ]
+  one_rung = name not in ('lfs_search', *df_merge.ABLATIONS)
+  if one_rung:
+    assert settings.rungs == (df_merge.ITEMS[suite],)
+  same = choices.settings(df_merge.get_config(f'{suite}/df_merge_ei'))
+  for field in ('finalists', 'select', 'heldout'):
+    assert getattr(settings, field) == getattr(same, field)
+
+
+def test_the_published_search_is_as_published():
+  settings = choices.settings(df_merge.get_config('encoder/df_merge_ei'))
+  assert (settings.method, settings.space) == ('df_merge', 'modelwise')
+  assert (settings.optimizer, settings.acquisition) == ('bayes', 'ei')
+  assert (settings.explore, settings.explore_design) == (10, 'uniform')
+  assert not settings.hand_made_starts and settings.population == 1
+  assert settings.ranges == {'weight': (0.0, 1.0)}
+  assert settings.fisher_examples == 30 and settings.candidates == 60
+  gta = choices.settings(df_merge.get_config('encoder/gta_bo'))
+  changed = {
+    field.name
+    for field in dataclasses.fields(settings)
+    if getattr(settings, field.name) != getattr(gta, field.name)
+  }
+  assert changed == {'method'}
+
+
+def test_ablations_change_what_they_say():
+  few = choices.settings(df_merge.get_config('encoder/items_5'))
+  assert few.rungs == (10,) and few.fisher_examples == 10
+  static = choices.settings(df_merge.get_config('encoder/static'))
+  assert static.fisher_at == 'expert'
+
+
+@pytest.mark.parametrize('arg', [None, 'encoder', 'lm/static', 'x/gta_bo'])
+def test_an_unknown_search_is_told_with_those_there_are(arg):
+  with pytest.raises(ValueError, match=r'SUITE/SEARCH.*gta_bo.*static'):
+    df_merge.get_config(arg)
+
+
+def test_the_first_of_the_best_of_the_first_is_chosen():
+  values = np.asarray([0.5, np.nan, 0.7, 0.7, 0.9])
+  assert df_merge_runs.first_best(values, 4) == 2
+  assert df_merge_runs.first_best(values, 5) == 4
+  with pytest.raises(ValueError, match=r'expected 6 candidates'):
+    df_merge_runs.first_best(values, 6)
+
+
+@pytest.fixture(scope='module')
+def joint(tiny, tmp_path_factory):
+  """One model for two tasks."""
+  folder = tmp_path_factory.mktemp('joint') / 'multitask'
+  tasks = [_task(name) for name in tiny_suite.TASKS[:2]]
+  arguments = (folder, tiny / 'base', tasks, OPTIONS, 100)
+  report = multitask.make(*arguments, progress=False)
+  assert multitask.make(*arguments, progress=False) == report  # read back
+  return folder
+
+
+def _task(name):
+  classes = tiny_suite.SOURCES[name]().classes
+  return classification.Task(name, classes, tiny_suite.MAX_TOKENS)
+
+
+def test_one_model_learns_all_tasks(tiny, joint):
+  settings = tiny_suite.settings(
+    tiny,
+    tasks=tiny_suite.TASKS[:2],
+    experts={n: tiny / 'experts' / n for n in tiny_suite.TASKS[:2]},
+    select=20,
+  )
+  found, _ = df_merge_baselines.scores(
+    settings, joint.parent / 'scores', ('uniform',), joint
+  )
+  assert set(found) == {'uniform', 'experts', 'multitask', 'task'}
+  assert len(found['task']) == 120
+  for index in range(2):
+    mine = found['task'] == index
+    assert found['multitask'][mine].mean() > 0.6  # chance is 1/2 and 1/3
+
+
+def test_heads_are_trained_within_their_tasks(tiny):
+  family = registry.load(tiny / 'base').family
+  tx = finetune.optimizer(OPTIONS, 4)
+  head = {'kernel': jnp.zeros((32, 5)), 'bias': jnp.zeros(5)}
+  params = {'trunk': registry.load(tiny / 'base').params, 'head': head}
+  inputs = classification.pad([(4, 5, 6)] * 2, 16)
+  groups = np.array([0, 0, 1, 1, 1])
+  state, loss = finetune.step_fn(family, tx, groups)(
+    finetune.State(params, tx.init(params)),
+    inputs,
+    np.array([1, 0]),
+    np.ones(2, np.float32),
+  )
+  assert float(loss) == pytest.approx(np.log(2))
+  change = np.abs(np.asarray(state.params['head']['kernel'])).sum(0)
+  assert (change[2:] == 0).all()
+  with pytest.raises(ValueError, match='cannot share a head'):
+    tasks = [_task(name) for name in tiny_suite.TASKS[:2]]
+    multitask.make(
+      tiny / 'none', tiny / 'base', tasks, OPTIONS, 9, shared_head=True
+    )
+
+
+def test_hand_made_merges_are_tuned_on_select_items(tiny, tmp_path):
+  settings = tiny_suite.settings(
+    tiny,
+    tasks=tiny_suite.TASKS[:2],
+    experts={n: tiny / 'experts' / n for n in tiny_suite.TASKS[:2]},
+    select=20,
+  )
+  arguments = (settings, tmp_path, ('uniform', 'fisher'))
+  found, select = df_merge_baselines.scores(*arguments)
+  assert set(found) == {'uniform', 'fisher', 'experts', 'task'}
+  assert set(select) == {'fisher'} and len(select['fisher']) == 2
+  assert found['experts'].mean() > found['uniform'].mean()
+  assert (tmp_path / 'statistics' / 'tiny_colour').is_dir()
+  again, _ = df_merge_baselines.scores(*arguments)
+  np.testing.assert_array_equal(again['fisher'], found['fisher'])
+
+
+def test_all_hand_made_merges_are_recipes_that_differ(tiny):
+  job = jobs.load(tiny_suite.settings(tiny))
+  grids = df_merge_baselines.grids(job.experts)
+  assert set(grids) == set(df_merge_baselines.METHODS)
+  hashes = [job.recipe_hash(r) for grid in grids.values() for r in grid]
+  assert len(set(hashes)) == len(hashes)
