@@ -25,8 +25,8 @@ KAPPA = 2.576  # standard deviations of UCB
 SAMPLES, STARTS = 10_000, 10  # where the acquisition is tried, and refined from
 _JITTER = 1e-6  # added to the variance of every row
 _DECADES = 5  # length scales are within 10^-5 and 10^5
-_STEPS = 60  # of the refinement
-_SIZES = 0.5 ** np.arange(18)  # of a step, along its largest entry
+_STEPS = 40  # of the refinement
+_SIZES = np.r_[0.0, 0.5 ** np.arange(18)]  # of a step's largest entry
 _SAME = 1e-6  # less than a step of any grid
 
 
@@ -99,10 +99,9 @@ def bayes(
 
   def acquire(process: Process) -> Callable[[Array], Array]:
     factor = factored(process)
-    mean, _ = predict(process.x, process, factor)
-    known = process.y * process.scale + process.shift
-    best = jnp.where(process.filled, known, -jnp.inf).max()
-    best = jnp.where(process.filled.any(), best, mean.max())
+    highest = jnp.where(process.filled, process.y, -jnp.inf).max()
+    highest = jnp.where(process.filled.any(), highest, 0.0)
+    best = highest * process.scale + process.shift
 
     def value(x: Array) -> Array:
       return _ACQUISITIONS[acquisition](*predict(x, process, factor), best)
@@ -112,9 +111,11 @@ def bayes(
   def proposals(key: Array, process: Process) -> Array:
     value = acquire(process)
     x = jax.random.uniform(key, (SAMPLES, process.x.shape[1]), float)
-    _, first = jax.lax.top_k(value(x), STARTS)
-    x = jnp.concatenate([refined(value, x[first]), x])
-    return x[jnp.argsort(-value(x))].astype(jnp.float32)
+    values = value(x)
+    _, first = jax.lax.top_k(values, STARTS)
+    better, best = refined(value, x[first])
+    order = jnp.argsort(-jnp.concatenate([best, values]))
+    return jnp.concatenate([better, x])[order].astype(jnp.float32)
 
   def different(x: Array, told: Array, filled: Array) -> Array:
     """The first of x [Q, D] that is none of the rows told [R, D], [D]."""
@@ -212,23 +213,28 @@ def predict(x: Array, process: Process, factor: Array) -> tuple[Array, Array]:
   return mean * process.scale + process.shift, std * process.scale
 
 
-def refined(value: Callable[[Array], Array], x: Array) -> Array:
+def refined(value: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
   """Climbs from each x [S, D] within [0, 1], by conjugate gradients.
 
-  Directions of Polak and Ribiere; each step takes the best of several sizes,
-  projected onto the box, if that is any better.
+  Directions of Polak and Ribiere; each step takes the best of several sizes, 0
+  among them, projected onto the box.
 
   Args:
     value: `x [Q, D] -> [Q]`.
     x: where to begin.
+
+  Returns:
+    x [S, D] and its values [S].
   """
   slope = jax.grad(lambda x: value(x).sum())
-  unit = jnp.abs(slope(x)).max(-1, keepdims=True)
-  unit = jnp.where(unit > 0, unit, 1.0)
 
   def step(carry, _):
-    x, best, direction, before = carry
-    ascent = slope(x) / unit
+    x, _, direction, before, unit = carry
+    ascent = slope(x)
+    # The slopes of an acquisition may be too small to be squared.
+    largest = jnp.abs(ascent).max(-1, keepdims=True)
+    unit = jnp.where(unit > 0, unit, largest)
+    ascent = ascent / jnp.where(unit > 0, unit, 1.0)
     held = ((x <= 0) & (ascent < 0)) | ((x >= 1) & (ascent > 0))
     ascent = jnp.where(held, 0.0, ascent)
     turned = (ascent * (ascent - before)).sum(-1, keepdims=True)
@@ -243,19 +249,16 @@ def refined(value: Callable[[Array], Array], x: Array) -> Array:
     trials = jnp.clip(trials, 0.0, 1.0)
     values = value(trials.reshape(-1, x.shape[1])).reshape(len(x), -1)
     at = values.argmax(-1)[:, None]
-    found = jnp.take_along_axis(values, at, 1)[:, 0]
-    moved = jnp.take_along_axis(trials, at[..., None], 1)[:, 0]
-    better = found > best
-    x = jnp.where(better[:, None], moved, x)
-    best = jnp.where(better, found, best)
+    best = jnp.take_along_axis(values, at, 1)[:, 0]
+    x = jnp.take_along_axis(trials, at[..., None], 1)[:, 0]
     # Where nothing helped, the next step follows the slope alone.
-    direction = jnp.where(better[:, None], direction, 0.0)
-    return (x, best, direction, ascent), None
+    direction = jnp.where(at > 0, direction, 0.0)
+    return (x, best, direction, ascent, unit), None
 
   nothing = jnp.zeros_like(x)
-  start = x, value(x), nothing, nothing
-  (x, *_), _ = jax.lax.scan(step, start, None, length=_STEPS)
-  return x
+  start = x, nothing[:, 0], nothing, nothing, nothing[:, :1]
+  (x, best, *_), _ = jax.lax.scan(step, start, None, length=_STEPS)
+  return x, best
 
 
 def _likeliest(process: Process) -> Array:
