@@ -70,7 +70,7 @@ def published(num_dims, acquisition='ei'):
 
 
 def fit(x, y):
-  """A process, its factor and the likelihood; to be called in float64."""
+  """A process, its root and the likelihood; to be called in float64."""
   return _fit(told(wide(x), y, 64))
 
 
@@ -82,11 +82,11 @@ def wide(x):
 @jax.jit
 def _fit(table):
   process = bayes.fitted(table)
-  return process, bayes.factored(process), bayes.likelihood(process)
+  return process, bayes.rooted(process), bayes.likelihood(process)
 
 
-def predict(x, process, factor):
-  return _predict(wide(x).astype(float), process, factor)
+def predict(x, process, root):
+  return _predict(wide(x).astype(float), process, root)
 
 
 _predict = jax.jit(bayes.predict)
@@ -122,8 +122,8 @@ def test_posterior_is_that_of_plain_linear_algebra():
   x, y = draw()
   asked = np.random.default_rng(1).random((9, 3))
   with jax.enable_x64(True):
-    process, factor, evidence = fit(x, y)
-    mean, std = predict(asked, process, factor)
+    process, root, evidence = fit(x, y)
+    mean, std = predict(asked, process, root)
   x, y, length = x.astype(float), y.astype(float), float(process.length)
   assert 0.1 < length < 10
   covariance = matern(x, x, length) + 1e-6 * np.eye(len(x))
@@ -145,13 +145,13 @@ def test_fits_are_scikit_learns_or_more_likely():
   ):
     for i in range(7):
       x, y = file[f'x{i}'], file[f'y{i}']
-      process, factor, evidence = fit(x, y)
+      process, root, evidence = fit(x, y)
       assert evidence > file[f'evidence{i}'] - 1e-3
       if evidence > file[f'evidence{i}'] + 1e-3:
         continue  # its local searches ended elsewhere
       equal += 1
       scale = y.std() or 1.0
-      mean, std = predict(file[f'asked{i}'], process, factor)
+      mean, std = predict(file[f'asked{i}'], process, root)
       np.testing.assert_allclose(process.length, file[f'length{i}'], rtol=1e-3)
       np.testing.assert_allclose(mean, file[f'mean{i}'], atol=1e-3 * scale)
       np.testing.assert_allclose(std, file[f'std{i}'], rtol=1e-3)
@@ -193,8 +193,8 @@ def test_refinement_ends_where_l_bfgs_b_does(seed):
   """Or higher, on the acquisition of a process, also at edges."""
   x, y = draw(15, 6, seed)
   with jax.enable_x64(True):
-    process, factor, _ = fit(x, y)
-    args = process, factor, float(y.max())
+    process, root, _ = fit(x, y)
+    args = process, root, float(y.max())
     start = np.random.default_rng(seed).random((2_000, 6))
     start = start[np.argsort(-np.asarray(improvement(start, *args)))[:4]]
     climbed, values = refined(start, *args)
@@ -217,8 +217,8 @@ def test_refinement_ends_where_l_bfgs_b_does(seed):
 
 
 @jax.jit
-def improvement(x, process, factor, best):
-  return bayes.ei(*bayes.predict(x, process, factor), best)
+def improvement(x, process, root, best):
+  return bayes.ei(*bayes.predict(x, process, root), best)
 
 
 @jax.jit
@@ -238,10 +238,10 @@ def test_proposal_is_better_than_all_samples(acquisition):
   optimizer = published(1, acquisition)
   x = optimizer.ask(jax.random.key(0), optimizer.init(None, table))
   with jax.enable_x64(True):
-    process, factor, _ = fit(*draw(15, 1))
+    process, root, _ = fit(*draw(15, 1))
 
     def value(x):
-      mean, std = predict(x, process, factor)
+      mean, std = predict(x, process, root)
       if acquisition == 'ei':
         return bayes.ei(mean, std, y.max())
       return bayes.ucb(mean, std, None)
@@ -290,18 +290,18 @@ def test_a_population_believes_in_its_own_predictions(monkeypatch):
   x, y = draw(10, 2)
   one, two = np.round(np.asarray(first[:1]), 3), np.asarray(first[1:2])
   with jax.enable_x64(True):
-    process, factor, _ = fit(x, y)
-    mean, _ = predict(one, process, factor)
+    process, root, _ = fit(x, y)
+    mean, _ = predict(one, process, root)
     process = process._replace(
       x=process.x.at[10].set(wide(one)[0]),
       y=process.y.at[10].set((mean[0] - process.shift) / process.scale),
       filled=process.filled.at[10].set(True),
     )
-    factor, best = bayes.factored(process), max(y.max(), float(mean[0]))
+    root, best = bayes.rooted(process), max(y.max(), float(mean[0]))
     axis = np.linspace(0, 1, 100)
     everywhere = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
-    values = bayes.ei(*predict(everywhere, process, factor), best)
-    found = bayes.ei(*predict(two, process, factor), best)[0]
+    values = bayes.ei(*predict(everywhere, process, root), best)
+    found = bayes.ei(*predict(two, process, root), best)[0]
     assert found >= values.max() * (1 - 1e-4) > 10 * np.median(values)
   assert np.abs(one - two).max() > 0.02
 

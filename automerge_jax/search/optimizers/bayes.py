@@ -98,13 +98,13 @@ def bayes(
     )
 
   def acquire(process: Process) -> Callable[[Array], Array]:
-    factor = factored(process)
+    root = rooted(process)
     highest = jnp.where(process.filled, process.y, -jnp.inf).max()
     highest = jnp.where(process.filled.any(), highest, 0.0)
     best = highest * process.scale + process.shift
 
     def value(x: Array) -> Array:
-      return _ACQUISITIONS[acquisition](*predict(x, process, factor), best)
+      return _ACQUISITIONS[acquisition](*predict(x, process, root), best)
 
     return value
 
@@ -128,7 +128,7 @@ def bayes(
     return x[jnp.argmin(old)]
 
   def believe(process: Process, x: Array, row: Array) -> Process:
-    mean, _ = predict(x[None], process, factored(process))
+    mean, _ = predict(x[None], process, rooted(process))
     y = (mean[0] - process.shift) / process.scale
     return process._replace(
       x=process.x.at[row].set(x.astype(process.x.dtype)),
@@ -203,13 +203,19 @@ def factored(process: Process) -> Array:
   return jnp.linalg.cholesky(jnp.where(eye, own[:, None], covariance))
 
 
-def predict(x: Array, process: Process, factor: Array) -> tuple[Array, Array]:
+def rooted(process: Process) -> Array:
+  """Inverse of the Cholesky factor, with which predictions are products."""
+  eye = jnp.eye(len(process.x))
+  return solve_triangular(factored(process), eye, lower=True)
+
+
+def predict(x: Array, process: Process, root: Array) -> tuple[Array, Array]:
   """Mean and standard deviation at x [Q, D], in units of the scores, [Q]."""
   square = squares(x, process.x) / process.length**2
   cross = jnp.where(process.filled[None], matern(square), 0.0)
-  gone = solve_triangular(factor, cross.T, lower=True)
-  mean = gone.T @ solve_triangular(factor, process.y, lower=True)
-  std = jnp.sqrt(jnp.maximum(1 - (gone**2).sum(0), 1e-12))
+  gone = cross @ root.T
+  mean = gone @ (root @ process.y)
+  std = jnp.sqrt(jnp.maximum(1 - (gone**2).sum(-1), 1e-12))
   return mean * process.scale + process.shift, std * process.scale
 
 
