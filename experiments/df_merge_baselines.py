@@ -129,9 +129,7 @@ def scores(
     items = judge['heldout'].items
     for name, grid in grids(job.experts).items():
       if name in methods:
-        index = 0
-        if len(grid) > 1:
-          index, select[name] = selection.best(judge['select'], grid, goals)
+        index, select[name] = selection.best(judge['select'], grid, goals)
         found[name] = _held(judge['heldout'].score_recipe(grid[index]), name)
         print(f'{workdir}: {name}: {found[name].mean():.4f}', flush=True)
     own = selection.model_scores(judge['heldout'], job.experts, job.folders)

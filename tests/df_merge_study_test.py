@@ -7,13 +7,20 @@ import numpy as np
 import pytest
 
 from automerge_jax.models import registry
+from automerge_jax.search import job as jobs
 from automerge_jax.tasks import classification, finetune, multitask
 from configs import df_merge
 from experiments import (
   choices,
   df_merge_baselines,
+  df_merge_figures,
+  df_merge_plot,
   df_merge_runs,
+  df_merge_table,
 )
+from experiments import df_merge as study
+from experiments.bench import df_merge_cost
+from experiments.claims_figures import Figures
 from tests import tiny_suite
 
 OPTIONS = finetune.Options(
@@ -145,7 +152,10 @@ def test_hand_made_merges_are_tuned_on_select_items(tiny, tmp_path):
   arguments = (settings, tmp_path, ('uniform', 'fisher'))
   found, select = df_merge_baselines.scores(*arguments)
   assert set(found) == {'uniform', 'fisher', 'experts', 'task'}
-  assert set(select) == {'fisher'} and len(select['fisher']) == 2
+  assert {name: len(means) for name, means in select.items()} == {
+    'uniform': 1,
+    'fisher': 2,
+  }
   assert found['experts'].mean() > found['uniform'].mean()
   assert (tmp_path / 'statistics' / 'tiny_colour').is_dir()
   again, _ = df_merge_baselines.scores(*arguments)
@@ -158,3 +168,118 @@ def test_all_hand_made_merges_are_recipes_that_differ(tiny):
   assert set(grids) == set(df_merge_baselines.METHODS)
   hashes = [job.recipe_hash(r) for grid in grids.values() for r in grid]
   assert len(set(hashes)) == len(hashes)
+
+
+TASK = np.repeat([0, 1], 50)
+
+
+def _right(*shares):
+  """0/1 scores of 50 items a task, the first ones right."""
+  return np.concatenate([np.arange(50) < share * 50 for share in shares]) * 1.0
+
+
+def _results():
+  """Figures of one suite from made-up scores."""
+  figures = Figures()
+  searched = {name: _right(0.7, 0.7)[None] for name in df_merge.SEARCHES}
+  searched['df_merge_ei'] = np.stack([_right(0.8, 0.6), _right(0.9, 0.9)])
+  made = {name: _right(0.5, 0.6) for name in df_merge_baselines.METHODS}
+  made |= {'experts': _right(0.9, 0.9), 'multitask': _right(1.0, 0.9)}
+  made['ties'] = _right(0.6, 0.6)
+  df_merge_figures.suite(figures, 'encoder', searched, made, 'ties', TASK)
+  df_merge_figures.ablations(
+    figures,
+    'encoder',
+    _right(0.8, 0.6),
+    {name: _right(0.6, 0.6) for name in df_merge.ABLATIONS},
+    {19: _right(0.7, 0.6), 60: _right(0.8, 0.6)},
+    TASK,
+  )
+  figures.values['encoder_df_merge_ei_full_evaluations'] = 60.0
+  for part in ('fisher', 'merge', 'evaluation', 'gp'):
+    figures.values[f'encoder_cost_{part}_s'] = 1.0
+  figures.values['encoder_cost_step_s'] = 4.0
+  return {
+    'figures': figures.values,
+    'intervals': figures.intervals,
+    'best_hand_made': {'encoder': 'ties'},
+    'curves': {'encoder': {'gta_bo': [0.5, 0.6], 'df_merge_ei': [0.4, 0.7]}},
+    'seeds': {'encoder': [0, 1]},
+  }
+
+
+def test_figures_are_means_of_tasks_and_paired_differences():
+  results = _results()
+  values, intervals = results['figures'], results['intervals']
+  assert values['encoder_df_merge_ei'] == pytest.approx(0.8)
+  assert values['encoder_df_merge_ei_seed0'] == pytest.approx(0.7)
+  assert values['encoder_df_merge_ei_minus_gta_bo'] == pytest.approx(0.1)
+  above = 'encoder_df_merge_ei_minus_best_hand_made'
+  assert values[above] == pytest.approx(0.2)
+  assert values['encoder_best_hand_made'] == values['encoder_ties']
+  low, high = intervals[above]
+  assert 0 < low < 0.2 < high  # never worse on any item
+  assert intervals['encoder_gta_bo'][0] < 0.7 < intervals['encoder_gta_bo'][1]
+  assert values['encoder_static_minus_full'] == pytest.approx(-0.1)
+  assert values['encoder_steps_60_minus_19'] == pytest.approx(0.05)
+
+
+def test_the_best_hand_made_merge_is_chosen_on_select_items():
+  select = {'ties': [0.5, 0.7], 'fisher': [0.6, 0.69], 'uniform': [np.nan, 0.1]}
+  assert df_merge_figures.chosen(select) == 'ties'
+
+
+def test_curves_hold_the_best_so_far():
+  rows = [np.asarray([0.1, np.nan, 0.3]), np.asarray([0.5, 0.7, 0.1, 0.9])]
+  np.testing.assert_allclose(
+    df_merge_figures.curve(rows), [0.3, 0.4, 0.5], atol=1e-9
+  )
+
+
+def test_picture_and_table_tell_what_there_is(tmp_path):
+  results = _results()
+  path = tmp_path / 'study.svg'
+  df_merge_plot.draw(results, path)
+  whole = len(path.read_text())
+  table = df_merge_table.table(results)
+  assert '| TIES | 60.0 (' in table
+  assert '+20.0 (' in table and 'best hand-made merge (TIES)' in table
+  assert 'A step takes 4.0 s, 25% of it' in table
+  del results['figures']['encoder_ties']
+  df_merge_plot.draw(results, path)
+  assert len(path.read_text()) < whole
+  assert '| TIES |' not in df_merge_table.table(results)
+
+
+def test_unknown_suites_and_parts_are_told(tmp_path):
+  with pytest.raises(ValueError, match=r"--suites holds 'encodr'.*encoder"):
+    study.run(['encodr'], ['cost'], tmp_path, '')
+  with pytest.raises(ValueError, match=r"--parts holds 'price'.*cost"):
+    study.run(['lm'], ['price'], tmp_path, '')
+
+
+def test_passes_are_counted_and_timed_apart():
+  # 10 examples of 3 classes: forward 0.1 s each, backward 0.2 s each.
+  exact = df_merge_cost.Passes(10, 10, 30, 1.0, 3.0)
+  assert df_merge_cost.limit([exact]) == pytest.approx(10 * 0.1 + 30 * 0.2)
+  drawn = df_merge_cost.Passes(10, 20, 10, 1.0, 3.0)
+  assert df_merge_cost.limit([exact, drawn]) == pytest.approx(7.0 + 4.0)
+
+
+def test_an_answer_is_a_backward_pass(tiny):
+  settings = tiny_suite.settings(
+    tiny, method='df_merge', semantics='paper', fisher_examples=4
+  )
+  examples = jobs.load(settings).calibration.examples
+  end = int(examples.end)
+
+  def total(estimate):
+    counts = [df_merge_cost.counted(p, end, estimate) for p in examples.pieces]
+    return tuple(map(sum, zip(*counts, strict=True)))
+
+  # Tasks of two, three and two classes.
+  assert total('exact') == (12, 12, 4 * (2 + 3 + 2))
+  assert total('sampled') == (12, 12, 12)
+  texts = dataclasses.replace(examples.pieces[0], finite=False)
+  number, forward, backward = df_merge_cost.counted(texts, end, 'sampled')
+  assert (forward, backward) == (2 * number, number)

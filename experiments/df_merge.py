@@ -1,0 +1,211 @@
+"""Does dynamic Fisher weighting beat what is simpler at the same cost?
+
+  python -m experiments.finetune --config=configs/encoder_suite.py \
+    --workdir=runs/encoder_suite  # and the domain and LM suites likewise
+  python -m experiments.df_merge
+
+The claims of arXiv 2504.18992 at a small scale: the searches of
+configs/df_merge.py, hand-made merges tuned on select items, the experts, and
+one model fine-tuned on all tasks, all on the same held-out items; ablations of
+the published search; and what a step costs. What is finished is read back, so
+suites and parts can be run one by one; the file is written when all are asked
+for.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+from automerge_jax import trees
+from automerge_jax.search import environment
+from automerge_jax.tasks import multitask as joint
+from configs import df_merge
+from experiments import (
+  choices,
+  df_merge_baselines,
+  df_merge_figures,
+  df_merge_plot,
+  df_merge_runs,
+  multitask,
+  startup,
+)
+from experiments.bench import df_merge_cost
+from experiments.claims_figures import Figures
+from experiments.df_merge_runs import Run
+
+_CURVES = ('df_merge_ei', 'df_merge_ucb', 'gta_bo', 'random_search')
+_EARLY = df_merge.RANDOM + 9
+_PARTS = ('searches', 'hand_made', 'ablations', 'cost')
+
+
+def check(name: str, given: Sequence[str], valid: Sequence[str]) -> None:
+  """Raises ValueError naming a word that is not among the valid ones."""
+  for word in given:
+    if word not in valid:
+      raise ValueError(
+        f'--{name} holds {word!r}' + trees.nearest(word, list(valid))
+      )
+
+
+def run(
+  suites: Sequence[str],
+  parts: Sequence[str],
+  workdir: pathlib.Path,
+  command: str,
+) -> dict[str, Any]:
+  """The content of the results file, of all parts that are asked for.
+
+  Raises:
+    ValueError: naming a suite or a part that there is not.
+  """
+  check('suites', suites, list(df_merge.SUITES))
+  check('parts', parts, _PARTS)
+  figures, curves, best = Figures(), {}, {}
+  for suite in suites:
+    place = workdir / suite
+    searched = {}
+    if 'searches' in parts:
+      searched = {
+        name: [
+          df_merge_runs.search(suite, name, seed, place, command)
+          for seed in df_merge.SEEDS[suite]
+        ]
+        for name in df_merge.SEARCHES
+      }
+    if 'hand_made' in parts:
+      made, select = _hand_made(suite, place)
+      best[suite] = df_merge_figures.chosen(select)
+    if searched and best.get(suite):
+      _put(figures, suite, searched, made, best[suite])
+      curves[suite] = {
+        name: df_merge_figures.curve(
+          [df_merge_runs.candidates(found)[1] for found in searched[name]]
+        )
+        for name in _CURVES
+      }
+    if 'ablations' in parts and suite == df_merge.ABLATED:
+      _ablations(figures, suite, place, command)
+    if 'cost' in parts:
+      for key, value in _cost(suite, place).items():
+        figures.values[f'{suite}_cost_{key}'] = value
+  costs = [f'{suite}_cost' for suite in suites if 'cost' in parts]
+  return {
+    'command': command,
+    'environment': environment.describe(),
+    'figures': figures.values,
+    'intervals': figures.intervals,
+    'limits': {f'{cost}_ratio': 1.5 for cost in costs}
+    | {
+      f'{cost}_memory_copies': figures.values[f'{cost}_experts'] + 5
+      for cost in costs
+    },
+    'best_hand_made': best,
+    'curves': curves,
+    'seeds': {suite: list(df_merge.SEEDS[suite]) for suite in suites},
+  }
+
+
+def _hand_made(
+  suite: str, place: pathlib.Path
+) -> tuple[dict[str, np.ndarray], dict[str, list[float]]]:
+  """Item scores of all that is not searched for, and means on select items."""
+  folder = pathlib.Path(f'runs/{suite}_suite')
+  multitask.run(df_merge.SUITES[suite].get_config(), folder)
+  config = df_merge.get_config(f'{suite}/random_search')
+  return df_merge_baselines.scores(
+    choices.settings(config),
+    place / 'hand_made',
+    joint=folder / joint.FOLDER,
+  )
+
+
+def _put(
+  figures: Figures,
+  suite: str,
+  searched: Mapping[str, Sequence[Run]],
+  made: Mapping[str, np.ndarray],
+  best: str,
+) -> None:
+  df_merge_figures.suite(
+    figures,
+    suite,
+    {
+      name: np.stack([found.scores['merged'] for found in runs])
+      for name, runs in searched.items()
+    },
+    {name: scores for name, scores in made.items() if name != 'task'},
+    best,
+    made['task'],
+  )
+  for name, runs in searched.items():
+    search = [found.summary['search'] for found in runs]
+    figures.values[f'{suite}_{name}_full_evaluations'] = max(
+      one['full_evaluations'] for one in search
+    )
+    figures.values[f'{suite}_{name}_search_s'] = max(
+      found.summary['environment']['search_seconds']['total'] for found in runs
+    )
+
+
+def _ablations(
+  figures: Figures, suite: str, place: pathlib.Path, command: str
+) -> None:
+  full = df_merge_runs.search(suite, df_merge_figures.OURS, 0, place, command)
+  changed = {
+    name: df_merge_runs.search(suite, name, 0, place, command)
+    for name in df_merge.ABLATIONS
+  }
+  counts = (_EARLY, df_merge.STEPS[suite])
+  df_merge_figures.ablations(
+    figures,
+    suite,
+    full.scores['merged'],
+    {name: found.scores['merged'] for name, found in changed.items()},
+    dict(zip(counts, df_merge_runs.after(full, counts), strict=True)),
+    full.scores['task'],
+  )
+
+
+def _cost(suite: str, place: pathlib.Path) -> dict[str, float]:
+  """What a step takes, measured where it is not kept."""
+  path = place / 'cost.json'
+  if not path.is_file():
+    config = df_merge.get_config(f'{suite}/{df_merge_figures.OURS}')
+    measured = df_merge_cost.measure(choices.settings(config))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(measured, indent=2) + '\n')
+  return json.loads(path.read_text())
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments {argv[1:]}')
+  startup.prepare()
+  given = flags.FLAGS
+  results = run(
+    given.suites,
+    given.parts,
+    pathlib.Path(given.workdir),
+    'python -m experiments.df_merge',
+  )
+  if not (
+    set(given.suites) >= set(df_merge.SUITES)
+    and set(given.parts) >= set(_PARTS)
+  ):
+    return  # some of it, to be continued
+  pathlib.Path(given.out).write_text(json.dumps(results, indent=2) + '\n')
+  df_merge_plot.draw(results, pathlib.Path(given.plot))
+  print(json.dumps(results['figures']))
+
+
+if __name__ == '__main__':
+  flags.DEFINE_list('suites', list(df_merge.SUITES), 'Whose experts.')
+  flags.DEFINE_list('parts', list(_PARTS), 'Parts of the study.')
+  flags.DEFINE_string('workdir', 'runs/df_merge', 'Of searches and scores.')
+  flags.DEFINE_string('out', 'results/df_merge.json', 'The results file.')
+  flags.DEFINE_string('plot', 'docs/df_merge.png', 'A picture, SVG or PNG.')
+  app.run(main)
