@@ -14,31 +14,24 @@ for.
 
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from absl import app, flags
 
 from automerge_jax import trees
 from automerge_jax.search import environment
-from automerge_jax.tasks import multitask as joint
 from configs import df_merge
 from experiments import (
-  choices,
-  df_merge_baselines,
   df_merge_figures,
+  df_merge_parts,
   df_merge_plot,
   df_merge_runs,
-  multitask,
   startup,
 )
-from experiments.bench import df_merge_cost
 from experiments.claims_figures import Figures
-from experiments.df_merge_runs import Run
 
 _CURVES = ('df_merge_ei', 'df_merge_ucb', 'gta_bo', 'random_search')
-_EARLY = df_merge.RANDOM + 9
 _PARTS = ('searches', 'hand_made', 'ablations', 'cost')
 
 
@@ -77,10 +70,10 @@ def run(
         for name in df_merge.SEARCHES
       }
     if 'hand_made' in parts:
-      made, select = _hand_made(suite, place)
+      made, select = df_merge_parts.hand_made(suite, place)
       best[suite] = df_merge_figures.chosen(select)
     if searched and best.get(suite):
-      _put(figures, suite, searched, made, best[suite])
+      df_merge_parts.put(figures, suite, searched, made, best[suite])
       curves[suite] = {
         name: df_merge_figures.curve(
           [df_merge_runs.candidates(found)[1] for found in searched[name]]
@@ -88,9 +81,9 @@ def run(
         for name in _CURVES
       }
     if 'ablations' in parts and suite == df_merge.ABLATED:
-      _ablations(figures, suite, place, command)
+      df_merge_parts.ablations(figures, suite, place, command)
     if 'cost' in parts:
-      for key, value in _cost(suite, place).items():
+      for key, value in df_merge_parts.cost(suite, place).items():
         figures.values[f'{suite}_cost_{key}'] = value
   costs = [f'{suite}_cost' for suite in suites if 'cost' in parts]
   return {
@@ -107,78 +100,6 @@ def run(
     'curves': curves,
     'seeds': {suite: list(df_merge.SEEDS[suite]) for suite in suites},
   }
-
-
-def _hand_made(
-  suite: str, place: pathlib.Path
-) -> tuple[dict[str, np.ndarray], dict[str, list[float]]]:
-  """Item scores of all that is not searched for, and means on select items."""
-  folder = pathlib.Path(f'runs/{suite}_suite')
-  multitask.run(df_merge.SUITES[suite].get_config(), folder)
-  config = df_merge.get_config(f'{suite}/random_search')
-  return df_merge_baselines.scores(
-    choices.settings(config),
-    place / 'hand_made',
-    joint=folder / joint.FOLDER,
-  )
-
-
-def _put(
-  figures: Figures,
-  suite: str,
-  searched: Mapping[str, Sequence[Run]],
-  made: Mapping[str, np.ndarray],
-  best: str,
-) -> None:
-  df_merge_figures.suite(
-    figures,
-    suite,
-    {
-      name: np.stack([found.scores['merged'] for found in runs])
-      for name, runs in searched.items()
-    },
-    {name: scores for name, scores in made.items() if name != 'task'},
-    best,
-    made['task'],
-  )
-  for name, runs in searched.items():
-    search = [found.summary['search'] for found in runs]
-    figures.values[f'{suite}_{name}_full_evaluations'] = max(
-      one['full_evaluations'] for one in search
-    )
-    figures.values[f'{suite}_{name}_search_s'] = max(
-      found.summary['environment']['search_seconds']['total'] for found in runs
-    )
-
-
-def _ablations(
-  figures: Figures, suite: str, place: pathlib.Path, command: str
-) -> None:
-  full = df_merge_runs.search(suite, df_merge_figures.OURS, 0, place, command)
-  changed = {
-    name: df_merge_runs.search(suite, name, 0, place, command)
-    for name in df_merge.ABLATIONS
-  }
-  counts = (_EARLY, df_merge.STEPS[suite])
-  df_merge_figures.ablations(
-    figures,
-    suite,
-    full.scores['merged'],
-    {name: found.scores['merged'] for name, found in changed.items()},
-    dict(zip(counts, df_merge_runs.after(full, counts), strict=True)),
-    full.scores['task'],
-  )
-
-
-def _cost(suite: str, place: pathlib.Path) -> dict[str, float]:
-  """What a step takes, measured where it is not kept."""
-  path = place / 'cost.json'
-  if not path.is_file():
-    config = df_merge.get_config(f'{suite}/{df_merge_figures.OURS}')
-    measured = df_merge_cost.measure(choices.settings(config))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(measured, indent=2) + '\n')
-  return json.loads(path.read_text())
 
 
 def main(argv: list[str]) -> None:

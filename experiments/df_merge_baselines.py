@@ -4,6 +4,7 @@ Beside them the experts and, where it was trained, one model for all tasks. Item
 scores are kept in a ledger, statistics in folders beside it.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from automerge_jax.tasks import multitask
 from experiments import df_merge_statistics
 
 EXPERTS = 'experts'
+LEDGER = 'ledger.sqlite'
 # Merges without a search; the experts' mean on their own tasks is none.
 METHODS = (
   'uniform',
@@ -96,6 +98,7 @@ def scores(
   workdir: pathlib.Path,
   methods: Sequence[str] = METHODS,
   joint: pathlib.Path | None = None,
+  known: Sequence[pathlib.Path] = (),
 ) -> tuple[dict[str, np.ndarray], dict[str, list[float]]]:
   """Held-out scores [n] of every method, the experts and the joint model.
 
@@ -104,6 +107,7 @@ def scores(
     workdir: ledger and statistics are kept there.
     methods: some of `METHODS`.
     joint: folder of the model trained on all tasks; None for none.
+    known: workdirs of searches, whose scores of the same merges are taken.
 
   Returns:
     Scores by name with `task`, the index of each item's task; and means on
@@ -121,9 +125,14 @@ def scores(
 
   merging = dataclasses.replace(job, merge=merge)
   found, select = {}, {}
-  with Ledger(workdir / 'ledger.sqlite') as ledger:
+  with contextlib.ExitStack() as stack:
+    ledger = stack.enter_context(Ledger(workdir / LEDGER))
+    others = [
+      stack.enter_context(Ledger(folder / LEDGER, read_only=True))
+      for folder in known
+    ]
     judge = {
-      split: judges.judge(split, settings, merging, ledger, [])
+      split: judges.judge(split, settings, merging, ledger, others)
       for split in ('select', 'heldout')
     }
     items = judge['heldout'].items

@@ -103,7 +103,14 @@ def _methods(axes: Axes, results: dict, suite: str) -> None:
   axes.invert_yaxis()
   axes.set_xlabel('held-out accuracy, mean of tasks (95%)')
   axes.set_title(SUITES[suite], loc='left')
-  axes.legend(frameon=False, fontsize=9, loc='lower left')
+  if axes.get_legend_handles_labels()[0]:  # beside the title
+    axes.legend(
+      frameon=False,
+      fontsize=9,
+      ncols=2,
+      loc='lower right',
+      bbox_to_anchor=(1.02, 0.985),
+    )
   _clean(axes)
 
 

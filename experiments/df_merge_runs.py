@@ -53,18 +53,24 @@ def search(
   config.seed = seed
   settings = choices.settings(config)
   folder = workdir / f'{name}{seed}'
-  others = [
-    *sorted(workdir.glob('*/summary.json')),
-    *sorted(pathlib.Path(config.experts).parent.glob('lfs/*/summary.json')),
-  ]
-  known = [p.parent for p in others if p.parent != folder]
+  others = [k for k in known(suite, workdir) if k != folder]
   summary = suites.finished(folder) or pipeline.run(
-    settings, folder, command, [k for k in known if (k / LEDGER).is_file()]
+    settings, folder, command, others
   )
   print(f'{folder}: {summary["verdict"]}', flush=True)
   return Run(
     folder, settings, summary, suites.held_out(folder, settings, summary)
   )
+
+
+def known(suite: str, workdir: pathlib.Path) -> list[pathlib.Path]:
+  """Finished searches of a suite, here and of its own study."""
+  before = pathlib.Path(f'runs/{suite}_suite/lfs')
+  found = [
+    *sorted(workdir.glob('*/summary.json')),
+    *sorted(before.glob('*/summary.json')),
+  ]
+  return [p.parent for p in found if (p.parent / LEDGER).is_file()]
 
 
 def after(run: Run, counts: tuple[int, ...]) -> list[np.ndarray]:

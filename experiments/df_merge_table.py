@@ -47,13 +47,13 @@ def _told(results: dict, suites: list[str]) -> str:
       if rival == 'best_hand_made':
         label += f' ({LABELS[results[rival][suite]]})'
       parts.append(
-        f'{100 * figures[key]:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) '
-        f'from {label}'
+        f'{label} {100 * figures[key]:+.1f} ({100 * low:+.1f} to '
+        f'{100 * high:+.1f})'
       )
     seeds = len(results['seeds'][suite])
     sentences.append(
-      f'{SUITES[suite]}: DF-Merge (EI) is {", ".join(parts)} points away, '
-      f'with {figures[f"{suite}_df_merge_ei_full_evaluations"]:.0f} full '
+      f'{SUITES[suite]}, points of DF-Merge (EI) minus {", ".join(parts)}; '
+      f'{figures[f"{suite}_df_merge_ei_full_evaluations"]:.0f} full '
       f'evaluations, {seeds} seed{"s" if seeds > 1 else ""}.'
     )
     step = figures.get(f'{suite}_cost_step_s')

@@ -91,7 +91,6 @@ def measure(settings: Settings) -> dict[str, float]:
   space = spaces.build(settings, job.family, job.experts, BASE)
   stack = searching.stack_of(job, space)
   family, calibration, fixed = shared.above(job.family, stack, job.calibration)
-
   c = jnp.full(len(space.names), _WEIGHT)
 
   def merged(c, stack):
@@ -120,7 +119,8 @@ def measure(settings: Settings) -> dict[str, float]:
   }
   each = _passes(
     family,
-    {**(fixed or {}), **stack.base},
+    stack.base,
+    fixed or {},
     job.heads,
     calibration.examples,
     settings.fisher_estimate,
@@ -142,28 +142,30 @@ def measure(settings: Settings) -> dict[str, float]:
 def _passes(
   family: Family,
   params: Params,
+  fixed: Params,
   heads: Any,
   examples: Examples,
   estimate: str,
 ) -> list[Passes]:
   """Counts and rates of plain gradients, one example after the other."""
 
-  def value_at(params, heads, piece, i):
+  def value_at(params, fixed, heads, piece, i):
     row = jax.tree.map(lambda leaf: leaf[i], piece.data)
-    values = answers.log_probabilities(family, params, heads, row)[0]
+    whole = {**fixed, **params}
+    values = answers.log_probabilities(family, whole, heads, row)[0]
     return values[row.label[0] if piece.finite else 0]
 
   @jax.jit
-  def forward(params, heads, piece, count):
+  def forward(params, fixed, heads, piece, count):
     def add(i, total):
-      return total + value_at(params, heads, piece, i)
+      return total + value_at(params, fixed, heads, piece, i)
 
     return jax.lax.fori_loop(0, count, add, 0.0)
 
   @jax.jit
-  def both(params, heads, piece, count):
+  def both(params, fixed, heads, piece, count):
     def add(i, total):
-      gradient = jax.grad(value_at)(params, heads, piece, i)
+      gradient = jax.grad(value_at)(params, fixed, heads, piece, i)
       return jax.tree.map(jnp.add, total, gradient)
 
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), params)
@@ -172,7 +174,7 @@ def _passes(
   found = []
   for piece in examples.pieces:
     number, forwards, backwards = counted(piece, int(examples.end), estimate)
-    arguments = params, heads, piece, np.int32(number)
+    arguments = params, fixed, heads, piece, np.int32(number)
     found.append(
       Passes(
         number,
