@@ -163,6 +163,8 @@ def _identity(settings: Settings, job: Job) -> dict[str, Any]:
   chosen = {
     name: value for name, value in vars(settings).items() if name not in _FREE
   }
+  if settings.gate:  # as it was before there was a choice
+    chosen.pop('gate')
   spendable = budget.parse(settings.budget)
   chosen['budget unit'] = None if spendable is None else spendable.unit
   return chosen | {'models': dict(job.fingerprints), 'setting': job.setting}

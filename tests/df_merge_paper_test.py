@@ -14,6 +14,7 @@ from automerge_jax.io import safetensors, tokenizers
 from automerge_jax.models import base as models
 from automerge_jax.models import registry
 from automerge_jax.search import job as jobs
+from automerge_jax.search import sanity
 from automerge_jax.search import space as spaces
 from automerge_jax.search.job import BASE
 from automerge_jax.search.ledger import Ledger
@@ -98,6 +99,7 @@ def test_the_protocol_is_the_published_one():
   assert search.fisher_examples == 30 and search.fisher_at == 'candidate'
   assert search.fisher_estimate == 'exact' and len(search.rungs) == 1
   assert search.fisher_normalisation == 'none' and not search.gradient_steps
+  assert not search.gate
   assert df_merge_paper.get_config('ucb').search.acquisition == 'ucb'
   with pytest.raises(ValueError, match="got 'pi'; valid: ei, ucb"):
     df_merge_paper.get_config('pi')
@@ -253,4 +255,5 @@ def test_tasks_of_lm_eval(folder):
   job = jobs.load(settings)
   assert set(job.metrics.values()) == {'acc_tokens'}
   assert job.calibration.examples.counts.tolist() == [EXAMPLES] * 3
+  assert searching.gate_of(settings, job).limits == sanity.OPEN
   assert list(job.references) == list(tiny_t5.TASKS)

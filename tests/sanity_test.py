@@ -38,6 +38,13 @@ def test_a_parent_passes_its_own_gate():
   assert all(sanity.reason(parent, most) is None for parent in parents)
 
 
+def test_an_open_gate_stops_what_is_not_finite():
+  assert sanity.passes(Vitals(1e9, 1e3), sanity.OPEN)
+  for found in (Vitals(NAN, 0.0), Vitals(float('inf'), 0.0), Vitals(1.0, NAN)):
+    assert not sanity.passes(found, sanity.OPEN)
+    assert 'not finite' in sanity.reason(found, sanity.OPEN)
+
+
 def test_waves_are_images():
   pixels = sanity.waves(28)['pixels']
   assert pixels.shape == (4, 3, 28, 28)

@@ -37,8 +37,12 @@ class Vitals(NamedTuple):
     nll: nats a token on the plain sentences; 0 without a vocabulary head.
   """
 
-  rms: Array
-  nll: Array
+  rms: Array | np.float32
+  nll: Array | np.float32
+
+
+# Whatever is finite passes.
+OPEN = Vitals(np.float32(np.inf), np.float32(np.inf))
 
 
 class Gate(NamedTuple):
@@ -95,8 +99,9 @@ def limits(parents: Sequence[Vitals]) -> Vitals:
 
 
 def passes(found: Vitals, most: Vitals) -> Array:
-  """Whether a model may be scored; NaN never passes."""
-  return (found.rms <= most.rms) & (found.nll <= most.nll)
+  """Whether a model may be scored; what is not finite never passes."""
+  finite = jnp.isfinite(found.rms) & jnp.isfinite(found.nll)
+  return finite & (found.rms <= most.rms) & (found.nll <= most.nll)
 
 
 def reason(found: Any, most: Any) -> str | None:
