@@ -6,9 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from automerge_jax.io import safetensors
 from automerge_jax.models import registry
 from automerge_jax.search import job as jobs
-from automerge_jax.tasks import classification, finetune, multitask
+from automerge_jax.tasks import (
+  classification,
+  finetune,
+  generation,
+  language_experts,
+  language_finetune,
+  multitask,
+)
 from configs import df_merge
 from experiments import (
   choices,
@@ -21,7 +29,7 @@ from experiments import (
 from experiments import df_merge as study
 from experiments.bench import df_merge_cost
 from experiments.claims_figures import Figures
-from tests import tiny_suite
+from tests import tiny_language, tiny_suite
 
 OPTIONS = finetune.Options(
   epochs=1, batch_size=8, learning_rate=1e-2, lengths=(16,)
@@ -283,3 +291,35 @@ def test_an_answer_is_a_backward_pass(tiny):
   texts = dataclasses.replace(examples.pieces[0], finite=False)
   number, forward, backward = df_merge_cost.counted(texts, end, 'sampled')
   assert (forward, backward) == (2 * number, number)
+
+
+def test_a_language_model_of_one_task_is_its_expert(tmp_path):
+  base = tiny_language.write(tmp_path / 'base')
+  task = generation.Task(
+    'lm_arithmetic', 100, max_new_tokens=4, stop=('%',), delimiter=''
+  )
+  options = language_finetune.Options(
+    epochs=1,
+    batch_size=8,
+    learning_rate=1e-2,
+    lengths=(104,),
+    rank=2,
+    alpha=4.0,
+  )
+  arguments = (tmp_path / 'joint', base, {task: 16}, options, False)
+  report = multitask.make_language(*arguments)
+  assert multitask.make_language(*arguments) == report
+  language_experts.make_expert(
+    tmp_path / 'expert',
+    base,
+    task,
+    options,
+    adapter=tmp_path / 'adapter',
+    progress=False,
+    examples=16,
+    select=6,
+    heldout=8,
+  )
+  have = safetensors.read(tmp_path / 'joint')
+  for name, tensor in safetensors.read(tmp_path / 'expert').items():
+    np.testing.assert_array_equal(have[name], tensor)
