@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from automerge_jax.search import fidelity, fronts
+from automerge_jax.search import estimates, fidelity, fronts
 from automerge_jax.search.ledger import Candidate, Scores
-from automerge_jax.search.objectives import Objectives
+from automerge_jax.search.objectives import METRICS, Objectives
 from automerge_jax.search.plan import Scored
 from automerge_jax.tasks.itemset import ItemSet
 
@@ -24,6 +25,7 @@ class Row:
     parts: item scores on what each rung adds, from the lowest; only the last
       may be stopped or failed.
     values: objectives [M] at each rung that it completed.
+    likelihoods: the same means of log-likelihoods, [M] at each of them.
     violations: of the constraints at each of them.
     accuracy: of each task, at the highest of them.
   """
@@ -32,6 +34,7 @@ class Row:
   candidate: Candidate
   parts: list[Scores] = dataclasses.field(default_factory=list)
   values: list[np.ndarray] = dataclasses.field(default_factory=list)
+  likelihoods: list[np.ndarray] = dataclasses.field(default_factory=list)
   violations: list[float] = dataclasses.field(default_factory=list)
   accuracy: np.ndarray | None = None
 
@@ -101,8 +104,57 @@ def add(
   if scores.failure is None and not scores.stopped:
     found = by_task(row.parts, subsets)
     row.values.append(goals.values(found))
+    likelihood = found[LIKELIHOOD]
+    row.likelihoods.append(goals.values(dict.fromkeys(METRICS, likelihood)))
     row.violations.append(goals.violation(found, floor))
     row.accuracy = found['accuracy']
+
+
+class Likely(NamedTuple):
+  """Objectives at one rung, [N, M]; NaN where it was not completed.
+
+  Attributes:
+    values: as they are likely to be, see `estimates`.
+    likelihoods: their log-likelihoods.
+    noise: variance of what chance adds to measured values, [M].
+  """
+
+  values: np.ndarray
+  likelihoods: np.ndarray
+  noise: np.ndarray
+
+
+def likely(
+  rows: Sequence[Row],
+  subsets: Sequence[ItemSet],
+  goals: Objectives,
+  rung: int,
+) -> Likely:
+  """What all candidates' objectives at a rung tell of each of them."""
+  shape = len(rows), len(goals.each)
+  found = Likely(
+    np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape[1])
+  )
+  there = [i for i, row in enumerate(rows) if row.rung >= rung]
+  if not there:
+    return found
+  found.values[there] = [rows[i].values[rung] for i in there]
+  found.likelihoods[there] = [rows[i].likelihoods[rung] for i in there]
+  # Fronts keep what is measured: lines would bring their members together.
+  if len(goals.each) > 1 or goals.each[0].metric == LIKELIHOOD:
+    return found
+  task = np.concatenate([s.task for s in subsets[: rung + 1]])
+  scores = np.stack(
+    [
+      np.concatenate([part.score for part in rows[i].parts[: rung + 1]])
+      for i in there
+    ]
+  )
+  found.noise[0] = estimates.noise(scores, task, goals.each[0].weights)
+  found.values[there, 0] = estimates.drawn(
+    found.values[there, 0], found.likelihoods[there, 0], found.noise[0]
+  )
+  return found
 
 
 def scored(
@@ -111,9 +163,13 @@ def scored(
   goals: Objectives,
 ) -> list[Scored]:
   """What is told of candidates, in order."""
+  seen = [likely(rows, subsets, goals, r) for r in range(len(subsets))]
+  estimate = np.stack([one.values for one in seen], axis=1)
+  likelihoods = np.stack([one.likelihoods for one in seen], axis=1)
+  noise = np.stack([one.noise for one in seen])
   rungs, tasks = len(subsets), len(subsets[0].tasks)
   found = []
-  for row in rows:
+  for i, row in enumerate(rows):
     values = np.full((rungs, len(goals.each)), np.nan)
     violations = np.zeros(rungs)
     values[: row.rung + 1] = row.values or values[:0]
@@ -130,15 +186,18 @@ def scored(
         row.failure,
         row.seen,
         row.stopped,
+        estimate[i],
+        likelihoods[i],
+        noise,
       )
     )
   return found
 
 
 def ranked(told: Sequence[Scored]) -> np.ndarray:
-  """Rank scores [N] of what is told of candidates, see `fronts.ranks`."""
+  """Rank scores [N] by the likely objectives, see `fronts.ranks`."""
   return fronts.ranks(
-    list(np.asarray([one.objectives for one in told]).swapaxes(0, 1)),
+    list(np.asarray([one.likely for one in told]).swapaxes(0, 1)),
     list(np.asarray([one.violations for one in told]).T),
   )
 

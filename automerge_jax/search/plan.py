@@ -113,6 +113,9 @@ class Scored(NamedTuple):
     failure: why it could not be scored, or None.
     seen: items that were scored, in all.
     stopped: whether a race stopped it in the rung after `rung`.
+    estimates: the objectives as they are likely to be, see `estimates`, from
+      their log-likelihoods and the noise of values, [rungs, M]; None for what
+      they were measured to be.
   """
 
   generation: int
@@ -124,6 +127,14 @@ class Scored(NamedTuple):
   failure: str | None
   seen: int = 0
   stopped: bool = False
+  estimates: np.ndarray | None = None
+  likelihoods: np.ndarray | None = None
+  noise: np.ndarray | None = None
+
+  @property
+  def likely(self) -> np.ndarray:
+    """By which candidates are ranked, [rungs, M]."""
+    return self.objectives if self.estimates is None else self.estimates
 
   @property
   def rung(self) -> int:

@@ -180,7 +180,7 @@ class RungScorer:
     there = [i for i, row in enumerate(self.rows) if row.rung >= rung]
     if not there:
       return np.zeros(0, int)
-    values = np.asarray([self.rows[i].values[rung] for i in there])
+    values = self.estimated(rung)[there]
     broken = np.asarray([self.rows[i].violations[rung] for i in there])
     return np.asarray(there)[fronts.order(values, broken)]
 
@@ -191,12 +191,17 @@ class RungScorer:
       return []
     best = self.order_at(top)
     best = [i for i in best if self.rows[i].rung == top]
-    values = np.asarray([self.rows[i].values[top] for i in best])
+    values = self.estimated(top)[best]
     broken = np.asarray([self.rows[i].violations[top] for i in best])
     front = fronts.fronts(values, broken)
     return [self.rows[i] for i, f in zip(best, front, strict=True) if f == 0][
       :most
     ]
+
+  def estimated(self, rung: int) -> np.ndarray:
+    """Likely objectives at a rung, [N, M]."""
+    goals = self.study.objectives
+    return archive.likely(self.rows, self.subsets, goals, rung).values
 
   def floor(self, rung: int) -> np.ndarray | None:
     """The reference model's scores up to a rung, [tasks]."""

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from automerge_jax.search import fronts
+from automerge_jax.search import estimates, fronts
 
 OTHER, START, ENDED = range(3)
+_UNKNOWN = np.full(1, np.nan)
 
 
 class Evaluated(NamedTuple):
@@ -21,6 +22,9 @@ class Evaluated(NamedTuple):
     recipe: hash of the merge.
     values: objectives on search items, [M]; NaN where it could not be scored.
     kind: `START`, `ENDED` where a climb ended with it, or `OTHER`.
+    likelihoods: the objectives' log-likelihoods [M] where a search looks at
+      them, as ours does; else NaN.
+    noise: variance of what chance adds to values, [M].
   """
 
   items: int
@@ -29,6 +33,8 @@ class Evaluated(NamedTuple):
   recipe: str
   values: np.ndarray
   kind: int = OTHER
+  likelihoods: np.ndarray = _UNKNOWN
+  noise: np.ndarray = _UNKNOWN
 
 
 def finalists(
@@ -36,13 +42,15 @@ def finalists(
 ) -> list[Evaluated]:
   """The best merges by search items, once so many items are spent.
 
-  Those on the highest rung that was reached, by their mean objective, different
-  recipes, at most `most`; beside them the best start point there, so that a
-  search that led nowhere is seen, and what climbs ended with.
+  Those on the highest rung that was reached, by their mean objective as the
+  search itself estimates it, different recipes, at most `most`; beside them the
+  best start point there, so that a search that led nowhere is seen, and what
+  climbs ended with.
   """
-  top = sorted(_top(log, items), key=lambda one: -float(one.values.mean()))
+  top = list({one.recipe: one for one in _top(log, items)}.values())
   best: dict[str, Evaluated] = {}
-  for one in top:
+  for i in np.argsort(-_likely(top).mean(-1), kind='stable'):
+    one = top[i]
     best.setdefault(one.recipe, one)
   kept = dict(list(best.items())[:most])
   for one in [one for one in best.values() if one.kind == START][:1]:
@@ -62,8 +70,19 @@ def front(log: Sequence[Evaluated], items: int, most: int) -> list[Evaluated]:
   top = list({one.recipe: one for one in _top(log, items)}.values())
   if not top:
     return []
+  return [top[i] for i in fronts.order(_likely(top))[:most]]
+
+
+def _likely(top: Sequence[Evaluated]) -> np.ndarray:
+  """Values [n, M]; one objective is drawn to its line, as ours does it."""
+  if not top:
+    return np.zeros((0, 1))
   values = np.stack([one.values for one in top])
-  return [top[i] for i in fronts.order(values)[:most]]
+  likelihoods = np.stack([one.likelihoods for one in top])
+  if values.shape[1] > 1 or np.isnan(likelihoods).any():
+    return values
+  noise = float(top[0].noise[0])
+  return estimates.drawn(values[:, 0], likelihoods[:, 0], noise)[:, None]
 
 
 def write(path: pathlib.Path, log: Sequence[Evaluated]) -> None:
@@ -76,10 +95,12 @@ def write(path: pathlib.Path, log: Sequence[Evaluated]) -> None:
 def read(path: pathlib.Path) -> list[Evaluated]:
   """A log that was kept."""
   with np.load(path) as arrays:
-    columns = [arrays[name] for name in Evaluated._fields]
+    columns = [arrays[name] for name in Evaluated._fields if name in arrays]
   return [
-    Evaluated(int(items), int(rung), c, str(recipe), values, int(kind))
-    for items, rung, c, recipe, values, kind in zip(*columns, strict=True)
+    Evaluated(int(items), int(rung), c, str(recipe), values, int(kind), *rest)
+    for items, rung, c, recipe, values, kind, *rest in zip(
+      *columns, strict=True
+    )
   ]
 
 

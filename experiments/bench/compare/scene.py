@@ -125,6 +125,8 @@ def _in_order(
           row.candidate.recipe,
           row.objectives[rung],
           _kind(row.candidate.origin),
+          row.likelihoods[rung],
+          row.noise[rung],
         )
       )
   return log
