@@ -85,18 +85,23 @@ def measure(settings: Settings) -> dict[str, float]:
     `fisher_s`, `merge_s` (without information), `evaluation_s`, `gp_s` (of the
     last step), `step_s` (their sum), `passes` (forward and backward),
     `limit_s`, `ratio` of `fisher_s` to it, and `memory_copies`: what merging a
-    candidate holds, in float32 models of the part that experts differ in.
+    candidate holds, base, experts and examples with it, in float32 models.
   """
   job = jobs.load(settings)
   space = spaces.build(settings, job.family, job.experts, BASE)
   stack = searching.stack_of(job, space)
   family, calibration, fixed = shared.above(job.family, stack, job.calibration)
+  gate = searching.gate_of(settings, job)
+  gate = gate._replace(
+    inputs=shared.carried(job.family, stack, gate.inputs, settings.dtype)
+  )
   c = jnp.full(len(space.names), _WEIGHT)
 
   def merged(c, stack):
     plan = space.decode(c)
     model = shared.merged(job.family, job.method, plan, stack, settings.dtype)
-    return model(None)[1]
+    params = model(gate.inputs)[1]
+    return {part: params[part] for part in stack.base}  # what is merged
 
   # The same for every task, so that nothing but the merge itself is left.
   ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), stack.stack)
@@ -109,12 +114,18 @@ def measure(settings: Settings) -> dict[str, float]:
   merge_s = _seconds(functools.partial(merge, c, known))
   items = judges.item_set('search', settings, job)
   data = shared.carried(job.family, stack, kinds.arrays(items), settings.dtype)
-  score = evaluate.scorer(job.family, settings.dtype)
-  evaluated = score, merge(c, known), job.heads, data, len(items)
+  score = evaluate.population_scorer(
+    job.family, job.method, space.decode, rungs=1, dtype=settings.dtype
+  )
+  scored = functools.partial(
+    score, c[None], jnp.ones(1, bool), known, job.heads, gate, data, len(items)
+  )
+  if not np.isfinite(np.asarray(scored()[0].log_likelihood)).all():
+    raise RuntimeError(f'weights of {_WEIGHT} give no model that can be scored')
   found = {
     'fisher_s': whole_s - merge_s,
     'merge_s': merge_s,
-    'evaluation_s': _seconds(functools.partial(*evaluated)),
+    'evaluation_s': _seconds(scored) - merge_s,
     'gp_s': _proposal(space, settings),
   }
   each = _passes(
@@ -125,7 +136,7 @@ def measure(settings: Settings) -> dict[str, float]:
     calibration.examples,
     settings.fisher_estimate,
   )
-  size = sum(leaf.nbytes for leaf in jax.tree.leaves(stack.base))
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves((stack.base, stack.below)))
   needs = dynamic.memory_analysis()
   held = needs.argument_size_in_bytes + needs.temp_size_in_bytes
   held += needs.output_size_in_bytes
