@@ -60,7 +60,7 @@ def run(
   figures, curves, best = Figures(), {}, {}
   for suite in suites:
     place = workdir / suite
-    searched = {}
+    searched, made = {}, {}
     if 'searches' in parts:
       searched = {
         name: [
@@ -72,7 +72,7 @@ def run(
     if 'hand_made' in parts:
       made, select = df_merge_parts.hand_made(suite, place)
       best[suite] = df_merge_figures.chosen(select)
-    if searched and best.get(suite):
+    if searched and made:
       df_merge_parts.put(figures, suite, searched, made, best[suite])
       curves[suite] = {
         name: df_merge_figures.curve(

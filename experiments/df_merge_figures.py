@@ -45,7 +45,7 @@ def suite(
     task: index of each item's task, [n].
   """
   means = {method: rows.mean(0) for method, rows in searched.items()}
-  means |= hand_made | {BEST: hand_made[best]}
+  means |= {**hand_made, BEST: hand_made[best]}
   for method, scores in means.items():
     figures.put(
       f'{name}_{method}', statistics.mean_bootstrap(scores, task, seed=0)

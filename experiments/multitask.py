@@ -14,7 +14,13 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from automerge_jax.tasks import experts, language_sources, multitask, suite
+from automerge_jax.tasks import (
+  classification,
+  experts,
+  language_sources,
+  multitask,
+  suite,
+)
 from experiments import choices, finetune_language, startup
 
 
@@ -28,10 +34,17 @@ def run(config, workdir: str | pathlib.Path) -> dict[str, Any]:
     tasks = {language_sources.make_task(n): sizes[n] for n in sizes}
     return multitask.make_language(out, base, tasks, language_options(config))
   how = config.train
+  made = [suite.make_task(name, **task) for name, task in config.tasks.items()]
+  texts = [t for t in made if isinstance(t, classification.Task)]
+  if len(texts) < len(made):
+    raise ValueError(
+      f'tasks {list(config.tasks)} are not all of texts; one model for all is '
+      'trained on texts only'
+    )
   return multitask.make(
     out,
     base,
-    [suite.make_task(name, **task) for name, task in config.tasks.items()],
+    texts,
     choices.finetuning(config),
     how.examples,
     shared_head=how.get('shared_head', False),

@@ -90,6 +90,8 @@ def measure(settings: Settings) -> dict[str, float]:
   job = jobs.load(settings)
   space = spaces.build(settings, job.family, job.experts, BASE)
   stack = searching.stack_of(job, space)
+  if job.calibration is None:
+    raise ValueError(f'method is {settings.method!r}; expected df_merge')
   family, calibration, fixed = shared.above(job.family, stack, job.calibration)
   gate = searching.gate_of(settings, job)
   gate = gate._replace(
@@ -138,6 +140,7 @@ def measure(settings: Settings) -> dict[str, float]:
   )
   size = sum(leaf.nbytes for leaf in jax.tree.leaves((stack.base, stack.below)))
   needs = dynamic.memory_analysis()
+  assert needs is not None, 'this device tells no memory'
   held = needs.argument_size_in_bytes + needs.temp_size_in_bytes
   held += needs.output_size_in_bytes
   found['step_s'] = sum(found.values())
