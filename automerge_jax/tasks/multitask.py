@@ -4,7 +4,6 @@ A folder as a merge has it: the model, and a head a task in `heads`; its report
 is written last. It takes as many steps as the experts together.
 """
 
-import dataclasses
 import pathlib
 import shutil
 import time
@@ -205,9 +204,8 @@ def _probed(features, labels, classes, shared_head: bool):
 
 
 def _plain(options: finetune.Options) -> dict[str, Any]:
-  values = dataclasses.asdict(options)
-  del values['checkpoint_every']
-  return values | {'lengths': list(options.lengths)}
+  values = vars(options) | {'lengths': list(options.lengths)}
+  return {k: v for k, v in values.items() if k != 'checkpoint_every'}
 
 
 def _finished(folder: pathlib.Path, settings: Mapping[str, Any]):
