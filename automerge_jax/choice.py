@@ -141,7 +141,7 @@ def objectives_of(settings: Settings, job: Job) -> Objectives:
     settings.constraints,
     settings.reference,
     settings.task_weights,
-  )
+  )._replace(drawn=settings.denoise)
 
 
 def _floor(

@@ -45,6 +45,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.search.budget = ''
   config.search.gradient_steps = 0
   config.search.gate = False  # every point is scored
+  config.search.denoise = False  # and ranked by what it scored
   # All items, as published, cannot be said: it is one number for all tasks, at
   # most what the smallest has. Raise it to that.
   config.search.rungs = (300,)

@@ -65,6 +65,7 @@ def layerwise(method: str = 'tsv_m') -> ml_collections.ConfigDict:
   config.ties_densities = (0.2, 0.5, 1.0)
   config.tsv_scales = (0.8, 1.0, 1.2, 1.4)  # of tuned TSV-Merge; (): none
   config.dtype = 'float32'  # or bfloat16, float16: in which models compute
+  config.denoise = True  # rank by accuracies drawn to their log-likelihoods
   config.gate = True  # refuse what is far beyond its parents on plain sentences
   config.force_test_split = False  # whether test items may be searched on
   return config

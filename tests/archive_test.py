@@ -54,10 +54,15 @@ def test_who_did_not_get_to_a_rung_has_nothing_there():
 
 
 @pytest.mark.parametrize(
-  ('metric', 'names'), [('log_likelihood', ()), ('accuracy', TASKS)]
+  ('metric', 'names', 'drawn'),
+  [
+    ('log_likelihood', (), True),
+    ('accuracy', TASKS, True),
+    ('accuracy', (), False),
+  ],
 )
-def test_likelihoods_and_fronts_are_as_measured(metric, names):
-  goals = objectives.read(TASKS, metric, names)
+def test_all_else_is_as_measured(metric, names, drawn):
+  goals = objectives.read(TASKS, metric, names)._replace(drawn=drawn)
   rows, _ = _rows(goals)
   found = archive.likely(rows, SUBSETS, goals, 0).values
   np.testing.assert_array_equal(found, [row.values[0] for row in rows])

@@ -141,7 +141,8 @@ def likely(
   found.values[there] = [rows[i].values[rung] for i in there]
   found.likelihoods[there] = [rows[i].likelihoods[rung] for i in there]
   # Fronts keep what is measured: lines would bring their members together.
-  if len(goals.each) > 1 or goals.each[0].metric == LIKELIHOOD:
+  alone = len(goals.each) == 1 and goals.each[0].metric != LIKELIHOOD
+  if not (goals.drawn and alone):
     return found
   task = np.concatenate([s.task for s in subsets[: rung + 1]])
   scores = np.stack(

@@ -33,11 +33,13 @@ class Objectives(NamedTuple):
     most: how far each task may fall below the reference, score [tasks]; inf
       where it may fall as it likes.
     reference: name of the model that constraints are relative to.
+    drawn: whether candidates are ranked by likely values, see `estimates`.
   """
 
   each: tuple[Objective, ...]
   most: np.ndarray
   reference: str
+  drawn: bool = True
 
   @property
   def constrained(self) -> bool:

@@ -113,6 +113,8 @@ class Settings:
       the knee of the front.
     derived: experts that are merges themselves, so no parents of baselines.
     dtype: in which models compute: 'float32', 'bfloat16' or 'float16'.
+    denoise: whether a single accuracy is drawn to log-likelihoods before
+      candidates are ranked, see `search/estimates.py`.
     gate: whether candidates are refused that are far beyond their parents on
       plain sentences, see `search/sanity.py`; else only what is not finite.
     force_test_split: whether test items may be searched on after all.
@@ -155,6 +157,7 @@ class Settings:
   derived: tuple[str, ...] = ()
   dtype: str = 'float32'
   gate: bool = True
+  denoise: bool = True
   force_test_split: bool = False
   budget: str = ''
   tsv_scales: tuple[float, ...] = ()
