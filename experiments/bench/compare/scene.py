@@ -117,6 +117,7 @@ def _in_order(
     for rung, row, new in here:
       items += int(added[rung]) * new
       seen.add((row.candidate.recipe, rung))
+      assert row.likelihoods is not None and row.noise is not None
       log.append(
         Evaluated(
           items,
