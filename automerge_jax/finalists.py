@@ -31,9 +31,11 @@ def among(scored: Sequence[Scored], most: int) -> list[Scored]:
 
   The best different recipes of the highest rung that any candidate completed,
   at most `most`, without those that a race stopped on the way to the next; the
-  best start point among them, so that a search that led nowhere is seen; and
-  what the best climb along the gradient ended with, in the end and on average
-  over its late steps, whichever rung that reached, unless a race stopped it.
+  best start point among them, so that a search that led nowhere is seen, and
+  all of them where there are several objectives: few items lose members of a
+  front that no search bettered; and what the best climb along the gradient
+  ended with, in the end and on average over its late steps, whichever rung that
+  reached, unless a race stopped it.
   """
   rank = archive.ranked(scored)
   best_first = [scored[i] for i in np.argsort(-rank, kind='stable')]
@@ -45,7 +47,9 @@ def among(scored: Sequence[Scored], most: int) -> list[Scored]:
     if row.rung == top:
       found.setdefault(row.candidate.recipe, row)
   kept = dict(list(found.items())[:most])
-  for row in [r for r in found.values() if is_start(r.candidate.origin)][:1]:
+  starts = [r for r in found.values() if is_start(r.candidate.origin)]
+  several = len(starts) > 0 and starts[0].objectives.shape[-1] > 1
+  for row in starts if several else starts[:1]:
     kept.setdefault(row.candidate.recipe, row)
   for origin in CLIMBED:
     ended = [r for r in able if r.candidate.origin.partition('@')[0] == origin]

@@ -58,6 +58,9 @@ def test_a_front_comes_first_then_the_next():
   assert set(found[:3]) == {'a', 'b', 'c'} and found[3] == 'd'
   assert len(evaluated.front(log, 4, 2)) == 2
   assert evaluated.front(log, 0, 2) == []
+  log += [_one(5, 9, 'e', 0.3, 0.3, kind=evaluated.START)]
+  found = [one.recipe for one in evaluated.front(log, 5, 2)]
+  assert len(found) == 3 and found[-1] == 'e'  # all start points are compared
 
 
 def test_volume_is_what_points_dominate_together():

@@ -274,7 +274,7 @@ def test_passes_are_counted_and_timed_apart():
   assert df_merge_cost.limit([exact, drawn]) == pytest.approx(7.0 + 4.0)
 
 
-def test_an_answer_is_a_backward_pass(tiny):
+def test_a_class_but_one_is_a_backward_pass(tiny):
   settings = tiny_suite.settings(
     tiny, method='df_merge', semantics='paper', fisher_examples=4
   )
@@ -286,7 +286,7 @@ def test_an_answer_is_a_backward_pass(tiny):
     return tuple(map(sum, zip(*counts, strict=True)))
 
   # Tasks of two, three and two classes.
-  assert total('exact') == (12, 12, 4 * (2 + 3 + 2))
+  assert total('exact') == (12, 12, 4 * (1 + 2 + 1))
   assert total('sampled') == (12, 12, 12)
   texts = dataclasses.replace(examples.pieces[0], finite=False)
   number, forward, backward = df_merge_cost.counted(texts, end, 'sampled')

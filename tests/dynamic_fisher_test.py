@@ -138,6 +138,23 @@ def test_labels_and_draws_in_closed_form():
   np.testing.assert_array_less(np.abs(each.mean(0) - want), 4 * error)
 
 
+@pytest.mark.parametrize(
+  'p', [(0.5, 0.3, 0.2), (1 - 1e-7, 1e-7), (0.0, 0.6, 1e-4, 0.4 - 1e-4), (1.0,)]
+)
+def test_contrasts_are_a_factor_of_the_covariance(p):
+  p = np.asarray(p, 'f8')
+  with np.errstate(divide='ignore'):
+    rows = np.asarray(dynamic.contrasts(jnp.log(jnp.asarray(p, 'f4'))), 'f8')
+  assert rows.shape == (len(p) - 1, len(p))
+  want = np.diag(p) - np.outer(p, p)
+  np.testing.assert_allclose(rows.T @ rows, want, rtol=1e-5, atol=1e-12)
+  # Fewer classes than columns: those that are not there come first.
+  padded = jnp.append(jnp.log(jnp.asarray(p, 'f4')), -jnp.inf)
+  wider = np.asarray(dynamic.contrasts(padded))
+  np.testing.assert_array_equal(wider[0], 0)
+  np.testing.assert_allclose(wider[1:, :-1], rows, rtol=1e-6)
+
+
 def test_tokens_of_texts_are_drawn_one_a_position():
   family, params = _softmax_regression()
   task = perplexity.Task('text', 16)

@@ -75,3 +75,17 @@ def test_the_best_start_point_is_among_them():
   assert _names([*RUN, *starts], 2) == ['best', 'second', 'uniform']
   leading = _scored('lead', [0.9, 0.95], 'expert:b')
   assert _names([*RUN, *starts, leading], 2) == ['lead', 'best']
+
+
+def test_on_a_front_all_start_points_are_among_them():
+  def scored(recipe, first, second, origin='search'):
+    row = _scored(recipe, [first + second], origin)
+    return row._replace(objectives=np.asarray([[first, second]]))
+
+  found = [
+    scored('best', 0.9, 0.9),
+    scored('expert', 0.8, 0.1, 'expert:a'),
+    scored('uniform', 0.2, 0.2, 'uniform'),
+    scored('other', 0.8, 0.8),
+  ]
+  assert _names(found, 1) == ['best', 'expert', 'uniform']

@@ -86,7 +86,7 @@ def foresee(
     }
     for split, items in sizes.items()
   }
-  compared, final = _models(settings, number)
+  compared, final = _models(settings, number, starts)
   plan: dict[str, Any] = {
     'budget': budget,
     'full_evaluation': full,
@@ -170,11 +170,12 @@ def _charge(settings: Settings, tasks: int) -> int:
   return climb.cost(how, [settings.rungs[-1]] * tasks) if how.steps else 0
 
 
-def _models(settings: Settings, tasks: int) -> tuple[int, int]:
+def _models(settings: Settings, tasks: int, starts: int) -> tuple[int, int]:
   """How many models are scored on select and on held-out items."""
   experts = len(settings.experts)
   ties = len(settings.ties_scales) * len(settings.ties_densities)
-  compared = settings.finalists + 2 + 2 * (settings.gradient_steps > 0)
+  first = starts - settings.explore if len(settings.objectives) > 1 else 1
+  compared = settings.finalists + first + 1 + 2 * (settings.gradient_steps > 0)
   tsv = len(settings.tsv_scales)
   compared += len(settings.weights) + ties + tsv
   if experts < tasks:  # whose own experts have to be found

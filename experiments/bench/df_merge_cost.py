@@ -4,7 +4,8 @@
 
 Prints one JSON object. The limit of the Fisher part is its count of forward and
 backward passes at the rate of plain gradients, example by example: an example
-is one forward pass, and each of its answers a backward pass.
+is one forward pass, and each of its answers a backward pass, of classes all
+but one.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ from automerge_jax.search.settings import Settings
 from automerge_jax.statistics import answers
 from automerge_jax.statistics.examples import Examples, Piece
 from automerge_jax.tasks import kinds
-from automerge_jax.types import Family, Params, SearchSpace, Told
+from automerge_jax.types import Family, Items, Params, SearchSpace, Told
 from configs import df_merge
 from experiments import choices, startup
 
@@ -70,6 +71,8 @@ def counted(piece: Piece, end: int, estimate: str) -> tuple[int, int, int]:
   number = int(real.sum())
   drawn = estimate == 'sampled' and not piece.finite
   backward = int(np.asarray(piece.answers)[real].sum())
+  if isinstance(piece.data, Items):  # classes, whose gradients sum to zero
+    backward -= number
   if estimate != 'exact':
     backward = number
   return number, number * (1 + drawn), backward

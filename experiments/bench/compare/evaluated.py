@@ -65,12 +65,16 @@ def front(log: Sequence[Evaluated], items: int, most: int) -> list[Evaluated]:
   """Candidates for a front, once so many items are spent.
 
   Different merges on the highest rung that was reached, front by front on
-  search items, those with distant neighbours first, at most `most`.
+  search items, those with distant neighbours first, at most `most`; beside
+  them all start points there: few items lose members that no search bettered.
   """
   top = list({one.recipe: one for one in _top(log, items)}.values())
   if not top:
     return []
-  return [top[i] for i in fronts.order(_likely(top))[:most]]
+  order = fronts.order(_likely(top))
+  return [
+    top[i] for n, i in enumerate(order) if n < most or top[i].kind == START
+  ]
 
 
 def _likely(top: Sequence[Evaluated]) -> np.ndarray:
