@@ -18,6 +18,7 @@ from automerge_jax.search import (
   budget,
   climb,
   fidelity,
+  lower,
   plan,
   racing,
   sanity,
@@ -288,9 +289,7 @@ def gate_of(settings: Settings, job: Job) -> sanity.Gate:
 
   @jax.jit
   def measure(params):
-    return sanity.vitals(
-      job.family, shared.cast(params, settings.dtype), inputs
-    )
+    return sanity.vitals(job.family, lower.cast(params, settings.dtype), inputs)
 
   found = [
     measure(models.pack(job.family.keys, job.tensors(name)))

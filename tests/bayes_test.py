@@ -11,8 +11,9 @@ import scipy.optimize
 import scipy.stats
 
 from automerge_jax import searching
-from automerge_jax.search import baselines
+from automerge_jax.search import baselines, refinement
 from automerge_jax.search import job as jobs
+from automerge_jax.search import process as processes
 from automerge_jax.search import space as spaces
 from automerge_jax.search.ledger import Ledger
 from automerge_jax.search.optimizers import bayes
@@ -81,15 +82,15 @@ def wide(x):
 
 @jax.jit
 def _fit(table):
-  process = bayes.fitted(table)
-  return process, bayes.rooted(process), bayes.likelihood(process)
+  process = processes.fitted(table)
+  return process, processes.rooted(process), processes.likelihood(process)
 
 
 def predict(x, process, root):
   return _predict(wide(x).astype(float), process, root)
 
 
-_predict = jax.jit(bayes.predict)
+_predict = jax.jit(processes.predict)
 
 
 @pytest.mark.parametrize('acquisition', ['ei', 'ucb'])
@@ -162,7 +163,7 @@ def test_length_scale_is_the_maximum_of_the_likelihood():
   x, y = draw(seed=4)
   with jax.enable_x64(True):
     process, *_ = fit(x, y)
-    likelihood = jax.jit(bayes.likelihood)
+    likelihood = jax.jit(processes.likelihood)
 
     def loss(log):
       there = process._replace(length=jnp.asarray(10.0**log))
@@ -218,7 +219,7 @@ def test_refinement_ends_where_l_bfgs_b_does(seed):
 
 @jax.jit
 def improvement(x, process, root, best):
-  return bayes.ei(*bayes.predict(x, process, root), best)
+  return bayes.ei(*processes.predict(x, process, root), best)
 
 
 @jax.jit
@@ -228,7 +229,7 @@ def uphill(x, *args):
 
 @jax.jit
 def refined(x, *args):
-  return bayes.refined(lambda x: improvement(x, *args), x)
+  return refinement.refined(lambda x: improvement(x, *args), x)
 
 
 @pytest.mark.parametrize('acquisition', ['ei', 'ucb'])
@@ -271,9 +272,9 @@ def test_what_was_told_is_not_proposed_again():
 
 def test_a_population_believes_in_its_own_predictions(monkeypatch):
   traces = []
-  plain = bayes.matern
+  plain = processes.matern
   monkeypatch.setattr(
-    bayes, 'matern', lambda square: traces.append(0) or plain(square)
+    processes, 'matern', lambda square: traces.append(0) or plain(square)
   )
   optimizer = bayes.bayes(3, plane(2))
   state = optimizer.init(None, told(*draw(10, 2)))
@@ -297,7 +298,7 @@ def test_a_population_believes_in_its_own_predictions(monkeypatch):
       y=process.y.at[10].set((mean[0] - process.shift) / process.scale),
       filled=process.filled.at[10].set(True),
     )
-    root, best = bayes.rooted(process), max(y.max(), float(mean[0]))
+    root, best = processes.rooted(process), max(y.max(), float(mean[0]))
     axis = np.linspace(0, 1, 100)
     everywhere = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
     values = bayes.ei(*predict(everywhere, process, root), best)
@@ -308,9 +309,9 @@ def test_a_population_believes_in_its_own_predictions(monkeypatch):
 
 def test_everything_is_traced_once(monkeypatch):
   traces = []
-  plain = bayes.matern
+  plain = processes.matern
   monkeypatch.setattr(
-    bayes, 'matern', lambda square: traces.append(0) or plain(square)
+    processes, 'matern', lambda square: traces.append(0) or plain(square)
   )
   optimizer = bayes.bayes(1, plane(2))
   seen = []

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from automerge_jax.merging import calibration, registry, resident
-from automerge_jax.search import evaluate, gradient, sanity, shared
+from automerge_jax.search import evaluate, gradient, lower, sanity, shared
 from automerge_jax.spaces import cells, fusion
 from automerge_jax.statistics import examples
 from automerge_jax.tasks import choice, generation, itemset
@@ -54,11 +54,11 @@ def parts(tmp_path_factory):
 
 def test_the_shared_layers_are_found(parts):
   family, base, experts, _ = parts
-  assert shared.depth(family, base, experts) == 1
-  assert shared.depth(family, base, [base, base]) == 0
+  assert lower.depth(family, base, experts) == 1
+  assert lower.depth(family, base, [base, base]) == 0
   other = dict(base)
   other['model.embed_tokens.weight'] = base['model.embed_tokens.weight'] + 1
-  assert shared.depth(family, base, [base, other]) == 0
+  assert lower.depth(family, base, [base, other]) == 0
 
 
 @pytest.mark.parametrize('name', ['task_arithmetic', 'ties', 'linear'])
@@ -72,10 +72,10 @@ def test_candidates_score_as_whole_models_do(parts, name):
   x = np.random.default_rng(3).uniform(size=(2, len(space.names)))
   c = jax.vmap(space.quantise)(jnp.asarray(x, jnp.float32))
   data = evaluate.kinds.arrays(items)
-  kept = shared.carried(family, stack, data, 'float32')
+  kept = lower.carried(family, stack, data, 'float32')
   inputs = {'ids': jnp.ones((2, 5), jnp.int32), 'mask': jnp.ones((2, 5), int)}
   limits = sanity.Vitals(jnp.float32(1e6), jnp.float32(1e6))
-  gate = sanity.Gate(shared.carried(family, stack, inputs, 'float32'), limits)
+  gate = sanity.Gate(lower.carried(family, stack, inputs, 'float32'), limits)
   assert 'carry' in gate.inputs and 'carry' in kept[0].packed.inputs
   run = evaluate.population_scorer(family, method, space.decode, 1)
   found, vitals = run(c, jnp.ones(2, bool), stack, {}, gate, kept, len(items))
@@ -105,7 +105,7 @@ def test_gradients_are_those_of_whole_models(parts):
     stack = build(method, family, base, experts)
     state = rise.init(space.quantise(jnp.full(len(space.names), 0.4)))
     data = batches._replace(
-      data=shared.carried(family, stack, batches.data, 'float32')
+      data=lower.carried(family, stack, batches.data, 'float32')
     )
     for i in range(3):
       state, value = rise.step(
@@ -124,9 +124,9 @@ def test_gradients_are_those_of_whole_models(parts):
 def test_what_would_not_fit_is_not_kept(parts, monkeypatch):
   family, base, experts, items = parts
   stack = shared.build(registry.get('linear'), family, base, experts)
-  monkeypatch.setattr(shared, 'MOST', 10)
+  monkeypatch.setattr(lower, 'MOST', 10)
   data = evaluate.kinds.arrays(items)
-  kept = shared.carried(family, stack, data, 'float32')
+  kept = lower.carried(family, stack, data, 'float32')
   assert 'carry' not in kept[0].packed.inputs
 
 

@@ -19,7 +19,7 @@ from automerge_jax.merging import registry, streaming
 from automerge_jax.merging.calibration import Calibration
 from automerge_jax.models import base as models
 from automerge_jax.recipe import Recipe
-from automerge_jax.search import shared
+from automerge_jax.search import lower, shared
 from automerge_jax.statistics import examples
 from automerge_jax.tasks.itemset import ItemSet
 from automerge_jax.types import ExpertStack, Family, Params
@@ -97,10 +97,10 @@ def measure(
   @functools.cache
   def prepared() -> tuple[Family, Any]:
     below = tensors(base)
-    count = shared.depth(family, below, [tensors(name) for name in experts])
+    count = lower.depth(family, below, [tensors(name) for name in experts])
     stack = ExpertStack({}, {}, {})
     if count:
-      lowest = shared.lowest(family, below, count)
+      lowest = lower.lowest(family, below, count)
       stack = dataclasses.replace(stack, below=lowest)
     own, given, fixed = shared.above(family, stack, calibration)
 

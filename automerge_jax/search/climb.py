@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from automerge_jax.search import gradient, shared, soft
+from automerge_jax.search import gradient, lower, soft
 from automerge_jax.search.objectives import Objectives
 from automerge_jax.tasks import itemset
 from automerge_jax.tasks.itemset import ItemSet
@@ -124,7 +124,7 @@ def prepare(
     if climb.objective == 'experts':
       targets = soft.targets(family, method, stack, heads, part, own, dtype)
     made = gradient.batches(part, count, targets)
-    kept = shared.carried(family, stack, made.data, dtype)
+    kept = lower.carried(family, stack, made.data, dtype)
     return made._replace(data=kept)
 
   train = arrays(sets[0], count[0])

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from automerge_jax.search import racing, sanity, shared
+from automerge_jax.search import lower, racing, sanity, shared
 from automerge_jax.search.ledger import Scores
 from automerge_jax.tasks import kinds
 from automerge_jax.tasks.itemset import ItemSet
@@ -130,7 +130,7 @@ def scorer(family: Family, dtype: str = 'float32') -> Callable[..., ItemScores]:
   """`(params, heads, data, num_items) -> ItemScores [n]`, jitted."""
 
   def run(params, heads, data, num_items):
-    model = family, shared.cast(params, dtype)
+    model = family, lower.cast(params, dtype)
     return score(lambda part: model, heads, data, num_items)
 
   return jax.jit(run, static_argnums=3)

@@ -11,7 +11,7 @@ from automerge_jax.merging.outputs import outputs
 from automerge_jax.models import base as models
 from automerge_jax.models import program
 from automerge_jax.recipe import Recipe
-from automerge_jax.search import evaluate, shared
+from automerge_jax.search import evaluate, lower
 from automerge_jax.types import Family, ItemScores, Key, LayerProgram, Params
 
 
@@ -28,7 +28,7 @@ def scorer(family: Family, dtype: str) -> Callable[..., ItemScores]:
   def run(model: Restacked, heads, data, num_items):
     found = (
       program.family(family, model.program),
-      shared.cast(model.params, dtype),
+      lower.cast(model.params, dtype),
     )
     return evaluate.score(lambda part: found, heads, data, num_items)
 

@@ -20,10 +20,10 @@ from automerge_jax.search import (
   failures,
   fidelity,
   fronts,
+  lower,
   opponents,
   outside,
   sanity,
-  shared,
 )
 from automerge_jax.search.archive import Row
 from automerge_jax.search.ledger import Candidate, Ledger, Scores
@@ -58,7 +58,7 @@ class RungScorer:
   ):
     self.study, self.stack, self.heads = study, stack, heads
     kept = functools.partial(
-      shared.carried, study.family, stack, dtype=study.dtype
+      lower.carried, study.family, stack, dtype=study.dtype
     )
     self.gate = gate._replace(inputs=kept(gate.inputs))
     self.folders = folders

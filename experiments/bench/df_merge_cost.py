@@ -22,7 +22,7 @@ import numpy as np
 from absl import app, flags
 
 from automerge_jax import judges, searching
-from automerge_jax.search import evaluate, shared
+from automerge_jax.search import evaluate, lower, shared
 from automerge_jax.search import job as jobs
 from automerge_jax.search import space as spaces
 from automerge_jax.search.job import BASE
@@ -98,7 +98,7 @@ def measure(settings: Settings) -> dict[str, float]:
   family, calibration, fixed = shared.above(job.family, stack, job.calibration)
   gate = searching.gate_of(settings, job)
   gate = gate._replace(
-    inputs=shared.carried(job.family, stack, gate.inputs, settings.dtype)
+    inputs=lower.carried(job.family, stack, gate.inputs, settings.dtype)
   )
   c = jnp.full(len(space.names), _WEIGHT)
 
@@ -118,7 +118,7 @@ def measure(settings: Settings) -> dict[str, float]:
   whole_s = _seconds(functools.partial(dynamic, c, stack))
   merge_s = _seconds(functools.partial(merge, c, known))
   items = judges.item_set('search', settings, job)
-  data = shared.carried(job.family, stack, kinds.arrays(items), settings.dtype)
+  data = lower.carried(job.family, stack, kinds.arrays(items), settings.dtype)
   score = evaluate.population_scorer(
     job.family, job.method, space.decode, rungs=1, dtype=settings.dtype
   )

@@ -30,7 +30,7 @@ from absl import app, flags
 from jax.experimental.compilation_cache import compilation_cache
 
 from automerge_jax.models import registry as families
-from automerge_jax.search import environment, evaluate, sanity, shared
+from automerge_jax.search import environment, evaluate, lower, sanity, shared
 from automerge_jax.search.job import BASE
 from automerge_jax.tasks import kinds
 from automerge_jax.types import ItemScores
@@ -65,7 +65,7 @@ def compiled(suite: Suite, count: int) -> Compiled:
   anything = sanity.Vitals(jnp.float32(jnp.inf), jnp.float32(jnp.inf))
   data = kinds.arrays(suite.items)
   inputs, data = (
-    shared.carried(job.family, stack, part, 'float32') for part in (lines, data)
+    lower.carried(job.family, stack, part, 'float32') for part in (lines, data)
   )
   given = stack, job.heads, sanity.Gate(inputs, anything), data
   active = jnp.ones(count, bool)

@@ -47,7 +47,7 @@ def draw(
       low, high = np.nanquantile([row[kind] for row in rows], (0.25, 0.75), 0)
       axis.fill_between(shares, low, high, color=colour, alpha=0.1, lw=0)
     axis.set_title(f'{_TITLES[scene]} ({len(rows)} seeds)', fontsize=9)
-    axis.set_xlabel('share of 100 full evaluations', fontsize=8)
+    axis.set_xlabel('share of the budget', fontsize=8)
     axis.set_ylabel(
       'held-out hypervolume' if scene == 'front' else 'held-out accuracy',
       fontsize=8,

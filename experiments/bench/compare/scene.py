@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from automerge_jax import finalists, judges, searching
-from automerge_jax.search import archive, sanity, shared, study
+from automerge_jax.search import archive, lower, sanity, study
 from automerge_jax.search import job as jobs
 from automerge_jax.search import space as spaces
 from automerge_jax.search.archive import Row
@@ -75,7 +75,7 @@ def arrays(place: Scene, items: ItemSet) -> tuple[Any, ...]:
   """Items on the device."""
   if not place.padded:
     data = kinds.arrays(items)
-    return shared.carried(place.job.family, place.stack, data, 'float32')
+    return lower.carried(place.job.family, place.stack, data, 'float32')
   longest = max(task.max_tokens for task in items.definitions)
   texts = items.encoded, items.task, items.label
   return jax.tree.map(jnp.asarray, classification.bucket(*texts, (longest,)))
