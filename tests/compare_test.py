@@ -84,7 +84,6 @@ def _rows(final, early=0.5, kind='heldout', seeds=4):
       'seed': seed,
       'shares': [0.1, 0.5, 1.0],
       kind: [early, (early + final) / 2, final + 0.001 * seed],
-      'search_s': 1.0,
     }
     for seed in range(seeds)
   ]

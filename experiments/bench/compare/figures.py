@@ -49,9 +49,6 @@ def results(
         f'{name}_area',
         np.asarray([curves.area(row['shares'], row[kind]) for row in rows]),
       )
-      values[f'{name}_search_s'] = float(
-        np.median([row['search_s'] for row in rows])
-      )
   single = [name for name in found if name != 'front']
   for scene in single:
     there = found[scene]
