@@ -10,7 +10,7 @@ import re
 
 from absl import app, flags
 
-from experiments import claims_table
+from experiments import claims_table, compare_table
 
 CHECK = flags.DEFINE_bool('check', False, 'Compare, do not write.')
 _PROJECT = pathlib.Path(__file__).resolve().parent.parent
@@ -264,6 +264,7 @@ TABLES = {
   'spaces': (spaces, 'spaces'),
   'ablation': (ablation, 'ablation'),
   'claims': (claims_table.table, 'claims'),
+  'search_compare': (compare_table.table, 'search_compare'),
 }
 
 

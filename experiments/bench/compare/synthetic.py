@@ -227,8 +227,8 @@ def run(seeds: Iterable[int], cases: Iterable[str] = (*CASES, FRONT)) -> dict:
   Returns:
     `figures`: flat, `{case}_{solver}` the median final loss (of `FRONT` the
     hypervolume, and `_at_24` of it after two populations), `{case}_ours_over_
-    {peer}` ours as a multiple of the peer's; `curves`: by case and solver
-    [seeds, E]; `noise`: by case.
+    {peer}` ours as a multiple of the peer's, where that is above 0; `curves`:
+    by case and solver [seeds, E]; `noise`: by case.
   """
   seeds, cases = tuple(seeds), tuple(cases)
   curves: dict[str, dict[str, Any]] = {}
@@ -289,8 +289,8 @@ def figures(curves: dict[str, dict[str, Any]]) -> dict[str, float]:
       }
       for solver, value in final.items():
         flat[f'{name}_{solver}{suffix}'] = value
-        if solver != 'ours':
-          ratio = final['ours'] / max(value, 1e-9)
+        if solver != 'ours' and value > 0:
+          ratio = final['ours'] / value
           flat[f'{name}_ours_over_{solver}{suffix}'] = ratio
   return {name: float(f'{value:.4g}') for name, value in flat.items()}
 
