@@ -189,7 +189,6 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
   startup.prepare()
-  begin = time.perf_counter()
   workdir = pathlib.Path(WORKDIR.value)
   found = {}
   for name in SCENES.value:
@@ -199,9 +198,7 @@ def main(argv: list[str]) -> None:
     return
   route = _kept(workdir / 'disk_route.json', lambda: disk_route.run(repeats=3))
   results = figures.results(found, functions(workdir), route)
-  results['environment'] = environment.describe() | {
-    'total_s': round(time.perf_counter() - begin, 1)
-  }
+  results['environment'] = environment.describe()
   pathlib.Path(OUT.value).write_text(json.dumps(results, indent=2) + '\n')
   plots.draw(found, pathlib.Path(PLOT.value))
   print(json.dumps(results['figures']))

@@ -66,5 +66,6 @@ def draw(
     frameon=False,
     title='median and quartiles of seeds',
   )
-  figure.savefig(path)
+  with plt.rc_context({'svg.hashsalt': path.name}):
+    figure.savefig(path, metadata={'Date': None})
   plt.close(figure)
