@@ -13,8 +13,9 @@ search. Everything that runs evaluate goes to runs/search_compare, their curves
 to results/search_compare, and beside them what functions of known optimum and
 the route over the disk gave; what is there is read back, and some scenes, seeds
 and solvers can be run alone, with --nowrite. The kept curves were computed with
-XLA_FLAGS=--xla_cpu_multi_thread_eigen=false: more threads round otherwise. Writes results/search_compare.json
-and docs/search_compare.svg; the last line is one JSON object.
+XLA_FLAGS=--xla_cpu_multi_thread_eigen=false: more threads round otherwise.
+Writes results/search_compare.json and docs/search_compare.svg; the last line is
+one JSON object.
 """
 
 import json
