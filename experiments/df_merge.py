@@ -7,9 +7,9 @@
 The claims of arXiv 2504.18992 at a small scale: the searches of
 configs/df_merge.py, hand-made merges tuned on select items, the experts, and
 one model fine-tuned on all tasks, all on the same held-out items; ablations of
-the published search; and what a step costs. What is finished is read back, so
-suites and parts can be run one by one; the file is written when all are asked
-for.
+the published search; and what a step costs. What is finished is kept in
+results/df_merge and read back, so suites and parts can be run one by one; the
+results file is written when all are asked for.
 """
 
 import json
@@ -47,6 +47,7 @@ def check(name: str, given: Sequence[str], valid: Sequence[str]) -> None:
 def run(
   suites: Sequence[str],
   parts: Sequence[str],
+  kept: pathlib.Path,
   workdir: pathlib.Path,
   command: str,
 ) -> dict[str, Any]:
@@ -59,31 +60,30 @@ def run(
   check('parts', parts, _PARTS)
   figures, curves, best = Figures(), {}, {}
   for suite in suites:
-    place = workdir / suite
-    searched, made = {}, {}
-    if 'searches' in parts:
-      searched = {
-        name: [
-          df_merge_runs.search(suite, name, seed, place, command)
-          for seed in df_merge.SEEDS[suite]
-        ]
-        for name in df_merge.SEARCHES
-      }
+    places = kept / suite, workdir / suite
+    searched = {
+      name: [
+        df_merge_runs.search(suite, name, seed, *places, command)
+        for seed in df_merge.SEEDS[suite]
+      ]
+      for name in (df_merge.SEARCHES if 'searches' in parts else ())
+    }
     if 'hand_made' in parts:
-      made, select = df_merge_parts.hand_made(suite, place)
-      best[suite] = df_merge_figures.chosen(select)
-    if searched and made:
-      df_merge_parts.put(figures, suite, searched, made, best[suite])
+      made = df_merge_parts.hand_made(suite, *places)
+      best[suite] = df_merge_figures.chosen(made.told['select'])
+      if searched:
+        df_merge_parts.put(figures, suite, searched, made)
+    if searched:
       curves[suite] = {
         name: df_merge_figures.curve(
-          [df_merge_runs.candidates(found)[1] for found in searched[name]]
+          [found.told['values'] for found in searched[name]]
         )
         for name in _CURVES
       }
     if 'ablations' in parts and suite == df_merge.ABLATED:
-      df_merge_parts.ablations(figures, suite, place, command)
+      df_merge_parts.ablations(figures, suite, *places, command)
     if 'cost' in parts:
-      for key, value in df_merge_parts.cost(suite, place).items():
+      for key, value in df_merge_parts.cost(suite, places[0]).items():
         figures.values[f'{suite}_cost_{key}'] = value
   costs = [f'{suite}_cost' for suite in suites if 'cost' in parts]
   return {
@@ -110,6 +110,7 @@ def main(argv: list[str]) -> None:
   results = run(
     given.suites,
     given.parts,
+    pathlib.Path(given.kept),
     pathlib.Path(given.workdir),
     'python -m experiments.df_merge',
   )
@@ -126,6 +127,7 @@ def main(argv: list[str]) -> None:
 if __name__ == '__main__':
   flags.DEFINE_list('suites', list(df_merge.SUITES), 'Whose experts.')
   flags.DEFINE_list('parts', list(_PARTS), 'Parts of the study.')
+  flags.DEFINE_string('kept', 'results/df_merge', 'Of finished runs.')
   flags.DEFINE_string('workdir', 'runs/df_merge', 'Of searches and scores.')
   flags.DEFINE_string('out', 'results/df_merge.json', 'The results file.')
   flags.DEFINE_string('plot', 'docs/df_merge.png', 'A picture, SVG or PNG.')

@@ -1,6 +1,6 @@
 """Figures of the study of DF-Merge, from item scores."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -73,18 +73,15 @@ def ablations(
   name: str,
   full: np.ndarray,
   others: Mapping[str, np.ndarray],
-  early: Mapping[int, np.ndarray],
   task: np.ndarray,
 ) -> None:
   """What the published search loses or gains by what is changed in it.
 
   Args:
-    figures: what is filled: `NAME_ABLATION`, `NAME_ABLATION_minus_full`,
-      `NAME_steps_N`, and `NAME_steps_N_minus_M` of the most and the fewest.
+    figures: what is filled: `NAME_ABLATION` and `NAME_ABLATION_minus_full`.
     name: of the suite.
     full: 0/1 scores [n] of the search of the same seed.
     others: of what each ablation found.
-    early: of the best on search items after so many candidates.
     task: index of each item's task, [n].
   """
   for ablation, scores in others.items():
@@ -92,23 +89,48 @@ def ablations(
       f'{name}_{ablation}', statistics.mean_bootstrap(scores, task, seed=0)
     )
     figures.put(f'{name}_{ablation}_minus_full', difference(scores, full, task))
-  for count, scores in early.items():
+
+
+def steps(
+  figures: Figures,
+  name: str,
+  after: Mapping[int, np.ndarray],
+  task: np.ndarray,
+) -> None:
+  """What more steps of the published search are worth.
+
+  Args:
+    figures: what is filled: `NAME_steps_N`, and `NAME_steps_N_minus_M` of the
+      most and the fewest, if these are two.
+    name: of the suite.
+    after: 0/1 scores of the best on search items after so many candidates,
+      one row a seed, [S, n].
+    task: index of each item's task, [n].
+  """
+  for count, rows in after.items():
     figures.put(
-      f'{name}_steps_{count}', statistics.mean_bootstrap(scores, task, seed=0)
+      f'{name}_steps_{count}',
+      statistics.mean_bootstrap(rows.mean(0), task, seed=0),
     )
-  few, many = min(early), max(early)
-  figures.put(
-    f'{name}_steps_{many}_minus_{few}',
-    difference(early[many], early[few], task),
-  )
+  few, many = min(after), max(after)
+  if few < many:
+    figures.put(
+      f'{name}_steps_{many}_minus_{few}',
+      difference(after[many], after[few].mean(0), task),
+    )
 
 
-def curve(rows: list[np.ndarray]) -> list[float]:
+def curve(rows: Sequence[Sequence[float | None]]) -> list[float]:
   """Best score so far after each candidate, mean over seeds.
 
   Args:
-    rows: of each seed the candidates' scores in order, NaN where one failed.
+    rows: of each seed the candidates' scores in order, None where one failed.
   """
   length = min(map(len, rows))
-  filled = np.stack([np.nan_to_num(row[:length], nan=-np.inf) for row in rows])
+  filled = np.stack(
+    [
+      np.nan_to_num(np.asarray(row[:length], float), nan=-np.inf)
+      for row in rows
+    ]
+  )
   return np.maximum.accumulate(filled, 1).mean(0).tolist()

@@ -1,7 +1,6 @@
 """Searches of configs/df_merge.py, run or read back, as item scores."""
 
 import pathlib
-from typing import NamedTuple
 
 import numpy as np
 
@@ -9,102 +8,93 @@ from automerge_jax import judges, pipeline
 from automerge_jax.search import fidelity, statistics
 from automerge_jax.search import job as jobs
 from automerge_jax.search import space as spaces
-from automerge_jax.search.job import BASE
+from automerge_jax.search.job import BASE, Job
 from automerge_jax.search.ledger import Candidate, Ledger
 from automerge_jax.search.settings import Settings
 from configs import df_merge
-from experiments import choices, suites
+from experiments import choices, df_merge_figures, df_merge_kept, suites
+from experiments.df_merge_kept import Kept
 
 LEDGER = 'ledger.sqlite'
+EARLY = df_merge.RANDOM + 9  # steps that the paper found to be nearly enough
 _EARLY = 'early'  # below a run: who is scored later of its candidates
-
-
-class Run(NamedTuple):
-  """One finished search.
-
-  Attributes:
-    folder: its workdir.
-    settings: what was searched.
-    summary: content of its `summary.json`.
-    scores: 0/1 scores [n] of every model on the held-out items, and their
-      `task`.
-  """
-
-  folder: pathlib.Path
-  settings: Settings
-  summary: dict
-  scores: dict[str, np.ndarray]
+_DIGITS = 12  # of a checkpoint's SHA-256
 
 
 def search(
-  suite: str, name: str, seed: int, workdir: pathlib.Path, command: str
-) -> Run:
-  """Runs a search, or reads it back.
-
-  Scores of models that another search of the suite has made are taken from it.
+  suite: str,
+  name: str,
+  seed: int,
+  kept: pathlib.Path,
+  workdir: pathlib.Path,
+  command: str,
+) -> Kept:
+  """What a search found, run where it is not kept.
 
   Args:
     suite, name: as behind the colon of configs/df_merge.py.
     seed: of the search.
-    workdir: of all searches of this suite.
+    kept: of what is kept of this suite's runs.
+    workdir: of all searches of this suite; scores of models that another one
+      has made are taken from it.
     command: how to make the whole again, for the report.
+
+  Returns:
+    Scores of `merged` and of all it was compared with; of `df_merge_ei` also
+    of the best after so many steps, `steps_19` and `steps_60`. Told are
+    `verdict`, `full_evaluations`, `search_s`, and of searches of one rung the
+    `values` of all candidates on search items.
   """
-  config = df_merge.get_config(f'{suite}/{name}')
-  config.seed = seed
-  settings = choices.settings(config)
-  folder = workdir / f'{name}{seed}'
-  others = [k for k in known(suite, workdir) if k != folder]
-  summary = suites.finished(folder) or pipeline.run(
-    settings, folder, command, others
-  )
-  print(f'{folder}: {summary["verdict"]}', flush=True)
-  return Run(
-    folder, settings, summary, suites.held_out(folder, settings, summary)
-  )
 
+  def made() -> Kept:
+    config = df_merge.get_config(f'{suite}/{name}')
+    config.seed = seed
+    settings = choices.settings(config)
+    folder = workdir / f'{name}{seed}'
+    others = [k for k in known(workdir) if k != folder]
+    summary = suites.finished(folder) or pipeline.run(
+      settings, folder, command, others
+    )
+    job = jobs.load(settings)
+    scores = suites.held_out(folder, settings, summary)
+    task = scores.pop('task')
+    told = {
+      'verdict': summary['verdict'],
+      'full_evaluations': summary['search']['full_evaluations'],
+      'search_s': summary['environment']['search_seconds']['total'],
+    }
+    if len(settings.rungs) == 1:
+      proposed, values = candidates(folder, settings, job)
+      told['values'] = [None if np.isnan(v) else round(v, 6) for v in values]
+      if name == df_merge_figures.OURS:
+        counts = (EARLY, df_merge.STEPS[suite])
+        best = [proposed[first_best(values, count)] for count in counts]
+        rows = _held_out(best, folder, settings, job)
+        for count, row in zip(counts, rows, strict=True):
+          scores[f'steps_{count}'] = row
+    return Kept(models(job), task, scores, told)
 
-def known(suite: str, workdir: pathlib.Path) -> list[pathlib.Path]:
-  """Finished searches of a suite, here and of its own study."""
-  before = pathlib.Path(f'runs/{suite}_suite/lfs')
-  found = [
-    *sorted(workdir.glob('*/summary.json')),
-    *sorted(before.glob('*/summary.json')),
-  ]
-  return [p.parent for p in found if (p.parent / LEDGER).is_file()]
-
-
-def after(run: Run, counts: tuple[int, ...]) -> list[np.ndarray]:
-  """Held-out scores [n] of the best of the first so many candidates.
-
-  Best on the search items, as published; what a search with fewer steps would
-  have found, since one with more begins like it.
-
-  Args:
-    run: a search of one rung, whose ledger has all candidates.
-    counts: after how many candidates each.
-  """
-  proposed, values = candidates(run)
-  job = jobs.load(run.settings)
-  space = spaces.build(run.settings, job.family, job.experts, BASE)
-  place = run.folder / _EARLY
-  place.mkdir(exist_ok=True)
-  found = []
-  with (
-    Ledger(place / LEDGER) as ledger,
-    Ledger(run.folder / LEDGER, read_only=True) as own,
-  ):
-    judge = judges.judge('heldout', run.settings, job, ledger, [own], space)
-    for count in counts:
-      best = proposed[first_best(values, count)]
-      scores = judge.score_recipe(space.describe(best.coefficients))
-      if scores.score is None:
-        raise RuntimeError(f'{run.folder}: {best.recipe}: {scores.failure}')
-      found.append(scores.score)
+  found = df_merge_kept.kept(kept / f'{name}{seed}.json', made)
+  print(f'{suite}, {name}{seed}: {found.told["verdict"]}', flush=True)
   return found
+
+
+def models(job: Job) -> dict[str, str]:
+  """What tells a job's checkpoints from others."""
+  return {name: hashed[:_DIGITS] for name, hashed in job.fingerprints.items()}
+
+
+def known(workdir: pathlib.Path) -> list[pathlib.Path]:
+  """Finished searches of a suite that are still there with all scores."""
+  found = sorted(workdir.glob('*/summary.json'))
+  return [p.parent for p in found if (p.parent / LEDGER).is_file()]
 
 
 def first_best(values: np.ndarray, count: int) -> int:
   """The first of the best of the first so many, NaN where one failed.
+
+  Best on the search items, as published; what a search with fewer steps would
+  have found, since one with more begins like it.
 
   Raises:
     ValueError: if there are fewer, or all of them failed.
@@ -117,16 +107,19 @@ def first_best(values: np.ndarray, count: int) -> int:
   return int(np.nanargmax(values[:count]))
 
 
-def candidates(run: Run) -> tuple[list[Candidate], np.ndarray]:
+def candidates(
+  folder: pathlib.Path, settings: Settings, job: Job
+) -> tuple[list[Candidate], np.ndarray]:
   """All candidates of a search of one rung, and their scores on its items."""
-  job = jobs.load(run.settings)
-  items = judges.item_set('search', run.settings, job)
-  (order,) = fidelity.increments(items, run.settings.rungs, run.settings.seed)
+  items = judges.item_set('search', settings, job)
+  (order,) = fidelity.increments(items, settings.rungs, settings.seed)
   task, what = items.task[order], f'search/0/{job.setting}'
   proposed, values = [], []
-  with Ledger(run.folder / LEDGER, read_only=True) as ledger:
-    for generation in range(run.summary['search']['generations']):
-      proposed += ledger.proposals(generation)
+  with Ledger(folder / LEDGER, read_only=True) as ledger:
+    generation = 0
+    while rows := ledger.proposals(generation):
+      proposed += rows
+      generation += 1
     for one in proposed:
       scores = ledger.scores(one.recipe, what, items.tasks, task)
       found = None if scores is None else scores.score
@@ -134,3 +127,24 @@ def candidates(run: Run) -> tuple[list[Candidate], np.ndarray]:
         np.nan if found is None else float(statistics.task_mean(found, task))
       )
   return proposed, np.asarray(values)
+
+
+def _held_out(
+  chosen: list[Candidate], folder: pathlib.Path, settings: Settings, job: Job
+) -> list[np.ndarray]:
+  """Held-out scores [n] of some of a search's candidates."""
+  space = spaces.build(settings, job.family, job.experts, BASE)
+  place = folder / _EARLY
+  place.mkdir(exist_ok=True)
+  found = []
+  with (
+    Ledger(place / LEDGER) as ledger,
+    Ledger(folder / LEDGER, read_only=True) as own,
+  ):
+    judge = judges.judge('heldout', settings, job, ledger, [own], space)
+    for one in chosen:
+      scores = judge.score_recipe(space.describe(one.coefficients))
+      if scores.score is None:
+        raise RuntimeError(f'{folder}: {one.recipe}: {scores.failure}')
+      found.append(scores.score)
+  return found

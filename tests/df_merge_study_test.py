@@ -22,6 +22,7 @@ from experiments import (
   choices,
   df_merge_baselines,
   df_merge_figures,
+  df_merge_kept,
   df_merge_plot,
   df_merge_runs,
   df_merge_table,
@@ -200,9 +201,10 @@ def _results():
     'encoder',
     _right(0.8, 0.6),
     {name: _right(0.6, 0.6) for name in df_merge.ABLATIONS},
-    {19: _right(0.7, 0.6), 60: _right(0.8, 0.6)},
     TASK,
   )
+  after = {19: _right(0.7, 0.6)[None], 60: _right(0.8, 0.6)[None]}
+  df_merge_figures.steps(figures, 'encoder', after, TASK)
   figures.values['encoder_df_merge_ei_full_evaluations'] = 60.0
   for part in ('fisher', 'merge', 'evaluation', 'gp'):
     figures.values[f'encoder_cost_{part}_s'] = 1.0
@@ -238,7 +240,7 @@ def test_the_best_hand_made_merge_is_chosen_on_select_items():
 
 
 def test_curves_hold_the_best_so_far():
-  rows = [np.asarray([0.1, np.nan, 0.3]), np.asarray([0.5, 0.7, 0.1, 0.9])]
+  rows = [[0.1, None, 0.3], [0.5, 0.7, 0.1, 0.9]]
   np.testing.assert_allclose(
     df_merge_figures.curve(rows), [0.3, 0.4, 0.5], atol=1e-9
   )
@@ -261,9 +263,31 @@ def test_picture_and_table_tell_what_there_is(tmp_path):
 
 def test_unknown_suites_and_parts_are_told(tmp_path):
   with pytest.raises(ValueError, match=r"--suites holds 'encodr'.*encoder"):
-    study.run(['encodr'], ['cost'], tmp_path, '')
+    study.run(['encodr'], ['cost'], tmp_path, tmp_path, '')
   with pytest.raises(ValueError, match=r"--parts holds 'price'.*cost"):
-    study.run(['lm'], ['price'], tmp_path, '')
+    study.run(['lm'], ['price'], tmp_path, tmp_path, '')
+
+
+def test_kept_runs_are_read_back_and_never_mixed(tmp_path):
+  models = {'base': 'a1', 'red': 'b2'}
+  task = np.repeat([0, 1], [3, 8])
+  row = np.asarray([1, 0, 1, 1, 0, 0, 0, 1, 1, 1, 0])
+  run = df_merge_kept.Kept(models, task, {'merged': row}, {'values': [None]})
+  path = tmp_path / 'gta_bo0.json'
+  found = df_merge_kept.kept(path, lambda: run)
+  np.testing.assert_array_equal(found.scores['merged'], row)
+  np.testing.assert_array_equal(found.task, task)
+  assert (found.models, found.told) == (models, run.told)
+
+  def other():
+    return dataclasses.replace(run, models=models | {'red': 'c3'})
+
+  # The file is there: nothing is made.
+  assert df_merge_kept.kept(path, other).models == models
+  with pytest.raises(ValueError, match=r"gta_bo0.json.*\['red'\].*gta_bo1"):
+    df_merge_kept.kept(tmp_path / 'gta_bo1.json', other)
+  with pytest.raises(ValueError, match=r"'merged'.*neither 0 nor 1"):
+    df_merge_kept.dumps(dataclasses.replace(run, scores={'merged': row / 2}))
 
 
 def test_passes_are_counted_and_timed_apart():
