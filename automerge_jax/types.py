@@ -79,6 +79,8 @@ class Family:
       layer adds to the residual stream: w becomes s (w + offset) - offset. The
       first counts whose filter is part of the name. Empty where layers cannot
       be restacked.
+    lookup: path of a table of which `embed` reads the rows `ids`, that nothing
+      else but `logits` reads, and that may have any number of rows; or None.
     encoder: of an encoder-decoder model: a family over the same Params whose
       outputs `forward` hands to this one as `encoded`; this one's own tokens
       are then `decoder_ids`, `decoder_mask`, ...
@@ -100,6 +102,7 @@ class Family:
   max_tokens: int | None = None
   encoder: 'Family | None' = None
   branches: tuple[tuple[str, float], ...] = ()
+  lookup: str | None = None
 
 
 @jax.tree_util.register_dataclass

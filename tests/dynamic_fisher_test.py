@@ -313,6 +313,27 @@ def test_padding_has_no_information(encoder):
   _close(both, run(given), 1e-5)
 
 
+@pytest.mark.parametrize('memory', [0, 2**30])
+def test_rows_of_repeated_tokens_count_once(encoder, memory):
+  family, params, heads, items = encoder
+  twice = (4, 5, 4, 4, 6)
+  queries = [twice] * len(items.encoded)
+  given = examples.build(dataclasses.replace(items, encoded=tuple(queries)))
+
+  def run(family):
+    return jax.jit(
+      lambda p: dynamic.information(
+        family, p, heads, given, 0, memory=memory, epsilon=0
+      )
+    )(params)
+
+  found = run(family)
+  whole = run(dataclasses.replace(family, lookup=None))
+  table = np.asarray(found['stem']['word']['embedding'])
+  assert (np.flatnonzero(table.any(1)) == sorted(set(twice))).all()
+  _close(found, whole)
+
+
 def test_choices_of_language_models_one_by_one():
   family, params = tiny_decoder.model()
   groups = [

@@ -204,7 +204,7 @@ def family(config: Config, name: str = 'bert') -> Family:
   and `segments` (Hugging Face's token_type_ids).
   """
   c = config
-  stem, block = Stem(c), Block(c)
+  block = Block(c)
 
   def positions(inputs: Mapping[str, Array]) -> Array | None:
     if 'positions' not in inputs and inputs['ids'].shape[-1] > c.max_tokens:
@@ -220,7 +220,8 @@ def family(config: Config, name: str = 'bert') -> Family:
     return jnp.where(real, own, c.padding_position)
 
   def embed(params: Params, inputs: Mapping[str, Array]):
-    x = stem.apply(
+    rows = len(params['stem']['word']['embedding'])
+    x = Stem(dataclasses.replace(c, vocab_size=rows)).apply(
       {'params': params['stem']},
       inputs['ids'],
       positions(inputs),
@@ -270,6 +271,7 @@ def family(config: Config, name: str = 'bert') -> Family:
     ),
     max_tokens=c.max_tokens,
     branches=(('output.dense', 0.0),),
+    lookup='stem/word/embedding',
   )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from automerge_jax.statistics import answers
+from automerge_jax.statistics import answers, lookup
 from automerge_jax.statistics.examples import Examples, Piece
 from automerge_jax.types import Array, Family, Items, Params
 
@@ -83,25 +83,32 @@ def information(
         whole = {**(fixed or {}), **params}
         row = answers.resampled(family, whole, row, drawn)
 
+      own, row, tokens = lookup.narrowed(family, params, row)
+
       def values_at(own: Params) -> Array:
         whole = {**(fixed or {}), **own}
         return answers.log_probabilities(family, whole, heads, row)[0]
 
-      values, pull = jax.vjp(values_at, params)
+      values, pull = jax.vjp(values_at, own)
+
+      def squared(found: Params, cotangent: Array) -> Params:
+        (gradient,) = pull(jnp.sqrt(weight) * cotangent)
+        return lookup.add_squares(family, found, gradient, tokens)
+
       if estimate == 'exact':
         # Of classes, log-probabilities; those of choices are means of tokens'.
         rows = (contrasts if isinstance(row, Items) else each)(values)
         return jax.lax.fori_loop(
           jnp.maximum(len(values) - count, 0),
           len(rows),
-          lambda c, found: _add(found, pull, rows[c], weight),
+          lambda c, found: squared(found, rows[c]),
           found,
         )
       answer = row.label[0] if finite else 0
       if finite and estimate == 'sampled':
         answer = jax.random.categorical(drawn, values)
       chosen = jnp.arange(len(values)) == answer
-      return _add(found, pull, chosen.astype(values.dtype), weight)
+      return squared(found, chosen.astype(values.dtype))
 
     found = _add_piece(piece, examples, task, found, zeros, memory, add)
   if apart:
@@ -202,14 +209,6 @@ def _add_piece(
     return jax.lax.fori_loop(begin, end, one, found)
   count = (end - begin + side_by_side - 1) // side_by_side
   return jax.lax.fori_loop(0, count, several, found)
-
-
-def _add(found: Params, pull: Any, cotangent: Array, weight: Array) -> Params:
-  """`found` with the weighted square of a gradient."""
-  (gradient,) = pull(jnp.sqrt(weight) * cotangent)
-  return jax.tree.map(
-    lambda f, g: f + jnp.square(g.astype(jnp.float32)), found, gradient
-  )
 
 
 def _normalised(found: Params, normalisation: str) -> Params:
