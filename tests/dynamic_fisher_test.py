@@ -279,9 +279,11 @@ def test_encoders_are_as_measured_before(encoder):
     want = information.diagonal(classify, params, head, buckets, len(tokens))
     found[task] = run(task, given, 1)
     _close(found[task], want)
-  # Three examples side by side are no other than one by one.
-  each = 8 * sum(leaf.size for leaf in jax.tree.leaves(params))
+  # Three examples side by side, and all, are no other than one by one.
+  layer = sum(leaf.size for leaf in jax.tree.leaves(params['layers']))
+  each = 4 * layer // family.num_layers
   _close(run(1, given, 3 * each + 1), found[1], 1e-5)
+  _close(run(1, given, 2**30), found[1], 1e-5)
 
 
 def test_padding_has_no_information(encoder):

@@ -11,13 +11,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from automerge_jax.statistics import answers, lookup
+from automerge_jax import trees
+from automerge_jax.statistics import answers, lookup, squares
 from automerge_jax.statistics.examples import Examples, Piece
 from automerge_jax.types import Array, Family, Items, Params
 
 ESTIMATES = ('exact', 'sampled', 'label')
 NORMALISATIONS = ('none', 'global_norm', 'trace')
 EPSILON = 1e-12
+MEMORY = 2**25
 
 
 def information(
@@ -33,14 +35,14 @@ def information(
   estimate: str = 'exact',
   epsilon: float = EPSILON,
   normalisation: str = 'none',
-  memory: int = 0,
+  memory: int = MEMORY,
 ) -> Params:
   """Fisher information of one model on one task; pure and jittable.
 
   An example costs a forward pass, and a backward pass for each of its answers
   under 'exact' (for all but one where these are classes), else one. A text
-  whose tokens are 'sampled' costs another forward pass. Examples come one by
-  one or, where several gradients fit into `memory`, side by side.
+  whose tokens are 'sampled' costs another forward pass. As many examples come
+  side by side as gradients of one layer fit into `memory`.
 
   Args:
     family: of the model.
@@ -59,8 +61,8 @@ def information(
     epsilon: is added to every entry, behind mean and normalisation.
     normalisation: 'none', 'global_norm' (the information has L2 norm 1 over
       all parameters) or 'trace' (it sums to 1).
-    memory: bytes that gradients of examples side by side may take; by default
-      they come one by one, which no batch was faster than on CPUs.
+    memory: bytes that gradients of a layer may take, of all examples side by
+      side; by default what caches hold, beyond which more are slower on CPUs.
 
   Returns:
     Float32 leaves like `params`.
@@ -70,11 +72,13 @@ def information(
       are items without a set of answers, or 'sampled' without a key.
   """
   _check(examples, key, estimate, normalisation)
-  zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
   apart = normalisation != 'none'
-  found = zeros if apart or total is None else total
+  if apart or total is None:
+    found = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params)
+  else:
+    found = total
+  found = trees.flatten(found)
   keys = jax.random.key(0) if key is None else key
-
   for piece in examples.pieces:
 
     def add(found, row, weight, count, finite=piece.finite):
@@ -82,40 +86,72 @@ def information(
       if not finite and estimate == 'sampled':
         whole = {**(fixed or {}), **params}
         row = answers.resampled(family, whole, row, drawn)
-
-      own, row, tokens = lookup.narrowed(family, params, row)
-
-      def values_at(own: Params) -> Array:
-        whole = {**(fixed or {}), **own}
-        return answers.log_probabilities(family, whole, heads, row)[0]
-
-      values, pull = jax.vjp(values_at, own)
-
-      def squared(found: Params, cotangent: Array) -> Params:
-        (gradient,) = pull(jnp.sqrt(weight) * cotangent)
-        return lookup.add_squares(family, found, gradient, tokens)
-
+      values, squares_of = _squares(family, params, fixed, heads, row, weight)
       if estimate == 'exact':
         # Of classes, log-probabilities; those of choices are means of tokens'.
         rows = (contrasts if isinstance(row, Items) else each)(values)
-        return jax.lax.fori_loop(
-          jnp.maximum(len(values) - count, 0),
-          len(rows),
-          lambda c, found: squared(found, rows[c]),
-          found,
-        )
+        begin = jnp.maximum(len(values) - count, 0)
+        return squares_of(found, rows, begin)
       answer = row.label[0] if finite else 0
       if finite and estimate == 'sampled':
         answer = jax.random.categorical(drawn, values)
       chosen = jnp.arange(len(values)) == answer
-      return squared(found, chosen.astype(values.dtype))
+      return squares_of(found, chosen.astype(values.dtype)[None], 0)
 
-    found = _add_piece(piece, examples, task, found, zeros, memory, add)
+    found = _add_piece(family, piece, examples, task, found, memory, add)
+  found = trees.unflatten(found)
   if apart:
     found = _normalised(found, normalisation)
     if total is not None:
       found = jax.tree.map(jnp.add, total, found)
   return jax.tree.map(lambda leaf: leaf + jnp.float32(epsilon), found)
+
+
+def _squares(
+  family: Family,
+  params: Params,
+  fixed: Params | None,
+  heads: Mapping[str, Array],
+  row: Any,
+  weight: Array,
+):
+  """Log-probabilities [C] of an example's answers, and how squares are added.
+
+  Returns:
+    The values, and `(found, cotangents, begin) -> (found, rows)`: leaves by
+    name with the squares of gradients that the cotangents from `begin` on
+    give, which a `vmap` over examples has summed; apart from these the squares
+    of a narrowed table, and whose they are.
+  """
+  own, row, tokens = lookup.narrowed(family, params, row)
+  table = None if tokens is None else family.lookup
+  dtypes = {path: leaf.dtype for path, leaf in trees.flatten(own).items()}
+  tapped, tap = squares.tapped(family, dtypes, table)
+
+  def values_at(own: Params) -> Array:
+    whole = {**(fixed or {}), **tap(own)}
+    return answers.log_probabilities(tapped, whole, heads, row)[0]
+
+  values, pull = jax.vjp(
+    values_at, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), own)
+  )
+
+  def add(found, cotangents: Array, begin: Array | int):
+    def one(c, carry):
+      found, rows = carry
+      (gradient,) = pull(jnp.sqrt(weight) * cotangents[c])
+      leaves = trees.flatten(gradient)
+      if table is not None:
+        rows = rows + jnp.square(leaves.pop(table))
+      more = {path: found[path] + leaf for path, leaf in leaves.items()}
+      return found | more, rows
+
+    leaves = trees.flatten(own)
+    rows = jnp.zeros(leaves[table].shape if table is not None else ())
+    found, rows = jax.lax.fori_loop(begin, len(cotangents), one, (found, rows))
+    return found, (rows, tokens)
+
+  return values, add
 
 
 def each(values: Array) -> Array:
@@ -170,45 +206,53 @@ def _check(examples, key, estimate, normalisation) -> None:
 
 
 def _add_piece(
+  family: Family,
   piece: Piece,
   examples: Examples,
   task: Array | int,
-  found: Params,
-  zeros: Params,
+  found: dict[str, Array],
   memory: int,
   add,
-) -> Params:
+) -> dict[str, Array]:
   """`found` with what the task's examples in a piece add to it."""
   most = len(piece.answers)
-  # An example has a gradient and a sum of squares beside the others'.
-  bytes_each = 8 * sum(leaf.size for leaf in jax.tree.leaves(zeros))
-  side_by_side = min(most, max(1, memory // max(1, bytes_each)))
+  side_by_side = min(most, _side_by_side(family, found, memory))
   share = 1 / examples.counts[task]
+  begin, end = piece.bounds[task], piece.bounds[jnp.asarray(task) + 1]
 
-  def rows(at: Array) -> tuple[Any, Array, Array]:
-    inside = at < piece.bounds[jnp.asarray(task) + 1]
+  def several(index: Array, found: dict[str, Array]) -> dict[str, Array]:
+    at = begin + index * side_by_side + jnp.arange(side_by_side)
+    inside = at < end
     at = jnp.minimum(at, most - 1)
     data = jax.tree.map(lambda leaf: leaf[at], piece.data)
     real = jnp.squeeze(data.slot, -1) < examples.end
     weight = jnp.where(inside & real, share, 0.0)
-    return data, weight, jnp.where(inside, piece.answers[at], 0)
-
-  def one(at: Array, found: Params) -> Params:
-    return add(found, *rows(at))
-
-  def several(index: Array, found: Params) -> Params:
-    at = piece.bounds[task] + index * side_by_side + jnp.arange(side_by_side)
-    data, weight, counts = rows(at)
     # One number for all, so that the loop over answers is one.
-    each = jax.vmap(lambda *given: add(zeros, *given), in_axes=(0, 0, None))
-    more = each(data, weight, jnp.max(counts))
-    return jax.tree.map(lambda a, b: a + b.sum(0), found, more)
+    count = jnp.max(jnp.where(inside, piece.answers[at], 0))
+    found, (rows, tokens) = jax.vmap(
+      add, in_axes=(None, 0, 0, None), out_axes=(None, 0)
+    )(found, data, weight, count)
+    if tokens is None:
+      return found
+    table = found[family.lookup].at[tokens].add(rows)
+    return found | {family.lookup: table}
 
-  begin, end = piece.bounds[task], piece.bounds[jnp.asarray(task) + 1]
-  if side_by_side == 1:
-    return jax.lax.fori_loop(begin, end, one, found)
   count = (end - begin + side_by_side - 1) // side_by_side
   return jax.lax.fori_loop(0, count, several, found)
+
+
+def _side_by_side(
+  family: Family, leaves: Mapping[str, Array], memory: int
+) -> int:
+  """Examples whose gradients of one layer, or of another leaf, fit."""
+  sizes: dict[str, int] = {}
+  for path, leaf in leaves.items():
+    layered = path.startswith('layers/')
+    part = 'layer' if layered else path
+    size = leaf.size // len(leaf) if layered else leaf.size
+    if path != family.lookup:
+      sizes[part] = sizes.get(part, 0) + size
+  return max(1, memory // (4 * max(1, *sizes.values())))
 
 
 def _normalised(found: Params, normalisation: str) -> Params:

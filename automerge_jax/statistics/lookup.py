@@ -42,17 +42,3 @@ def narrowed(
     dataclasses.replace(row, inputs=inputs),
     tokens,
   )
-
-
-def add_squares(
-  family: Family, found: Params, gradient: Params, tokens: Array | None
-) -> Params:
-  """`found` with the squares of a gradient of narrowed parameters."""
-  sums, squares = trees.flatten(found), trees.flatten(gradient)
-  for path, leaf in squares.items():
-    square = jnp.square(leaf.astype(jnp.float32))
-    if tokens is not None and path == family.lookup:
-      sums[path] = sums[path].at[tokens].add(square)
-    else:
-      sums[path] = sums[path] + square
-  return trees.unflatten(sums)
