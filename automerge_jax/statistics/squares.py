@@ -60,17 +60,16 @@ def tapped(
     The family, and a function from float32 parameters to what it takes.
   """
 
+  def of_leaf(path: str, leaf: Array) -> Array:
+    if path.startswith(_LAYERS):
+      return leaf
+    if path == kept:
+      return leaf.astype(dtypes[path])
+    return _leaf(leaf, dtypes[path])
+
   def tap(params: Params) -> Params:
-    return trees.unflatten(
-      {
-        path: leaf
-        if path.startswith(_LAYERS)
-        else leaf.astype(dtypes[path])
-        if path == kept
-        else _leaf(leaf, dtypes[path])
-        for path, leaf in trees.flatten(params).items()
-      }
-    )
+    leaves = trees.flatten(params)
+    return trees.unflatten({p: of_leaf(p, leaf) for p, leaf in leaves.items()})
 
   return _of_layers(family, dtypes), tap
 
