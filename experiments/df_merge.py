@@ -8,8 +8,8 @@ The claims of arXiv 2504.18992 at a small scale: the searches of
 configs/df_merge.py, hand-made merges tuned on select items, the experts, and
 one model fine-tuned on all tasks, all on the same held-out items; ablations of
 the published search; and what a step costs. What is finished is kept in
-results/df_merge and read back, so suites and parts can be run one by one; the
-results file is written when all are asked for.
+results/df_merge and read back, so suites, parts and seeds can be run one by one;
+the results file has those that are asked for.
 """
 
 import json
@@ -32,7 +32,9 @@ from experiments import (
 from experiments.claims_figures import Figures
 
 _CURVES = ('df_merge_ei', 'df_merge_ucb', 'gta_bo', 'random_search')
-_PARTS = ('searches', 'hand_made', 'ablations', 'cost')
+_COMPARED = ('searches', 'hand_made')
+_PARTS = (*_COMPARED, 'ablations', 'cost')
+_SEEDS = max(map(len, df_merge.SEEDS.values()))
 
 
 def check(name: str, given: Sequence[str], valid: Sequence[str]) -> None:
@@ -47,6 +49,7 @@ def check(name: str, given: Sequence[str], valid: Sequence[str]) -> None:
 def run(
   suites: Sequence[str],
   parts: Sequence[str],
+  seeds: int,
   kept: pathlib.Path,
   workdir: pathlib.Path,
   command: str,
@@ -64,7 +67,7 @@ def run(
     searched = {
       name: [
         df_merge_runs.search(suite, name, seed, *places, command)
-        for seed in df_merge.SEEDS[suite]
+        for seed in df_merge.SEEDS[suite][:seeds]
       ]
       for name in (df_merge.SEARCHES if 'searches' in parts else ())
     }
@@ -98,7 +101,7 @@ def run(
     },
     'best_hand_made': best,
     'curves': curves,
-    'seeds': {suite: list(df_merge.SEEDS[suite]) for suite in suites},
+    'seeds': {s: list(df_merge.SEEDS[s][:seeds]) for s in suites},
   }
 
 
@@ -107,18 +110,23 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
   startup.prepare()
   given = flags.FLAGS
+  command = 'python -m experiments.df_merge'
+  if list(given.suites) != list(df_merge.SUITES):
+    command += f' --suites={",".join(given.suites)}'
+  if list(given.parts) != list(_PARTS):
+    command += f' --parts={",".join(given.parts)}'
+  if given.seeds < _SEEDS:
+    command += f' --seeds={given.seeds}'
   results = run(
     given.suites,
     given.parts,
+    given.seeds,
     pathlib.Path(given.kept),
     pathlib.Path(given.workdir),
-    'python -m experiments.df_merge',
+    command,
   )
-  if not (
-    set(given.suites) >= set(df_merge.SUITES)
-    and set(given.parts) >= set(_PARTS)
-  ):
-    return  # some of it, to be continued
+  if not set(_COMPARED) <= set(given.parts):
+    return  # there is nothing to compare
   pathlib.Path(given.out).write_text(json.dumps(results, indent=2) + '\n')
   df_merge_plot.draw(results, pathlib.Path(given.plot))
   print(json.dumps(results['figures']))
@@ -127,6 +135,7 @@ def main(argv: list[str]) -> None:
 if __name__ == '__main__':
   flags.DEFINE_list('suites', list(df_merge.SUITES), 'Whose experts.')
   flags.DEFINE_list('parts', list(_PARTS), 'Parts of the study.')
+  flags.DEFINE_integer('seeds', _SEEDS, 'At most so many a suite.', 1)
   flags.DEFINE_string('kept', 'results/df_merge', 'Of finished runs.')
   flags.DEFINE_string('workdir', 'runs/df_merge', 'Of searches and scores.')
   flags.DEFINE_string('out', 'results/df_merge.json', 'The results file.')

@@ -263,9 +263,9 @@ def test_picture_and_table_tell_what_there_is(tmp_path):
 
 def test_unknown_suites_and_parts_are_told(tmp_path):
   with pytest.raises(ValueError, match=r"--suites holds 'encodr'.*encoder"):
-    study.run(['encodr'], ['cost'], tmp_path, tmp_path, '')
+    study.run(['encodr'], ['cost'], 1, tmp_path, tmp_path, '')
   with pytest.raises(ValueError, match=r"--parts holds 'price'.*cost"):
-    study.run(['lm'], ['price'], tmp_path, tmp_path, '')
+    study.run(['lm'], ['price'], 1, tmp_path, tmp_path, '')
 
 
 def test_kept_runs_are_read_back_and_never_mixed(tmp_path):
