@@ -8,8 +8,8 @@ The claims of arXiv 2504.18992 at a small scale: the searches of
 configs/df_merge.py, hand-made merges tuned on select items, the experts, and
 one model fine-tuned on all tasks, all on the same held-out items; ablations of
 the published search; and what a step costs. What is finished is kept in
-results/df_merge and read back, so suites, parts and seeds can be run one by one;
-the results file has those that are asked for.
+results/df_merge and read back, so suites, parts and seeds can be run one by
+one; the results file has those that are asked for.
 """
 
 import json
