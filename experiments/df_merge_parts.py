@@ -49,7 +49,7 @@ def put(
   searched: Mapping[str, Sequence[Kept]],
   made: Kept,
 ) -> None:
-  """Figures of a suite's searches and hand-made merges, and of their cost."""
+  """Figures of a suite's searches and hand-made merges."""
   df_merge_figures.suite(
     figures,
     suite,
@@ -59,10 +59,9 @@ def put(
     made.task,
   )
   for name, runs in searched.items():
-    for told in ('full_evaluations', 'search_s'):
-      figures.values[f'{suite}_{name}_{told}'] = max(
-        found.told[told] for found in runs
-      )
+    figures.values[f'{suite}_{name}_full_evaluations'] = max(
+      found.told['full_evaluations'] for found in runs
+    )
   ours = searched[df_merge_figures.OURS]
   df_merge_figures.steps(
     figures,

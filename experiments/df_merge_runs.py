@@ -42,8 +42,8 @@ def search(
   Returns:
     Scores of `merged` and of all it was compared with; of `df_merge_ei` also
     of the best after so many steps, `steps_19` and `steps_60`. Told are
-    `verdict`, `full_evaluations`, `search_s`, and of searches of one rung the
-    `values` of all candidates on search items.
+    `verdict`, `full_evaluations`, and of searches of one rung the `values` of
+    all candidates on search items.
   """
 
   def made() -> Kept:
@@ -61,7 +61,6 @@ def search(
     told = {
       'verdict': summary['verdict'],
       'full_evaluations': summary['search']['full_evaluations'],
-      'search_s': summary['environment']['search_seconds']['total'],
     }
     if len(settings.rungs) == 1:
       proposed, values = candidates(folder, settings, job)
