@@ -110,6 +110,9 @@ def _methods(axes: Axes, results: dict, suite: str) -> None:
       ncols=2,
       loc='lower right',
       bbox_to_anchor=(1.02, 0.985),
+      handlelength=1.4,
+      columnspacing=1.0,
+      handletextpad=0.4,
     )
   _clean(axes)
 
