@@ -28,9 +28,9 @@ def df_merge(
 ) -> Params:
   """Merged parameters, float32; pure and jittable.
 
-  Experts come one by one. Beside base and deltas there are two accumulators
-  and the parameters that Fisher information is measured at, while a gradient
-  is taken K + 5 copies of the model in all.
+  Experts come one by one. Beside base and deltas there are two accumulators,
+  the parameters that Fisher information is measured at, and the result: K + 5
+  copies of the model in all.
 
   Args:
     coefficients: λ, of each expert [K], or by leaf name [K] or [K, L].
