@@ -1,6 +1,8 @@
 """The README's table of results/df_merge.json."""
 
+from configs import df_merge
 from experiments.df_merge_plot import LABELS, SUITES
+from experiments.df_merge_runs import EARLY
 
 _CEILINGS = {
   'experts': 'the experts, each on its own task',
@@ -56,6 +58,19 @@ def _told(results: dict, suites: list[str]) -> str:
       f'{figures[f"{suite}_df_merge_ei_full_evaluations"]:.0f} full '
       f'evaluations, {seeds} seed{"s" if seeds > 1 else ""}.'
     )
+    chosen = f'{suite}_steps_{df_merge.STEPS[suite]}'
+    early = f'{suite}_steps_{EARLY}'
+    if chosen in figures:
+      low, high = results['intervals'][chosen]
+      sentences.append(
+        'Chosen on the search items, as published, DF-Merge (EI) has '
+        f'{100 * figures[chosen]:.1f} ({100 * low:.1f} to {100 * high:.1f})'
+        + (
+          f', after {EARLY} evaluations {100 * figures[early]:.1f}.'
+          if chosen != early
+          else '.'
+        )
+      )
     step = figures.get(f'{suite}_cost_step_s')
     if step:
       share = figures[f'{suite}_cost_fisher_s'] / step
