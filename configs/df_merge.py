@@ -31,7 +31,8 @@ SEARCHES = (
   'lfs_search',
 )
 RANDOM = 10  # uniform points that a published search begins with
-STEPS = {'encoder': 60, 'domain': 60, 'lm': RANDOM + 9}  # full evaluations
+EARLY = RANDOM + 9  # full evaluations that the paper found nearly enough
+STEPS = {'encoder': 60, 'domain': 60, 'lm': EARLY}
 ITEMS = {'encoder': 200, 'domain': 200, 'lm': 50}  # search items a task
 SEEDS = {'encoder': (0, 1, 2), 'domain': (0, 1, 2), 'lm': (0,)}
 EXAMPLES = 30  # of a task, on which Fisher information is measured

@@ -68,7 +68,7 @@ def put(
     suite,
     {
       count: stacked(ours, f'steps_{count}')
-      for count in (df_merge_runs.EARLY, df_merge.STEPS[suite])
+      for count in (df_merge.EARLY, df_merge.STEPS[suite])
     },
     made.task,
   )

@@ -16,7 +16,6 @@ from experiments import choices, df_merge_figures, df_merge_kept, suites
 from experiments.df_merge_kept import Kept
 
 LEDGER = 'ledger.sqlite'
-EARLY = df_merge.RANDOM + 9  # steps that the paper found to be nearly enough
 _EARLY = 'early'  # below a run: who is scored later of its candidates
 _DIGITS = 12  # of a checkpoint's SHA-256
 
@@ -66,7 +65,7 @@ def search(
       proposed, values = candidates(folder, settings, job)
       told['values'] = [None if np.isnan(v) else round(v, 6) for v in values]
       if name == df_merge_figures.OURS:
-        counts = (EARLY, df_merge.STEPS[suite])
+        counts = (df_merge.EARLY, df_merge.STEPS[suite])
         best = [proposed[first_best(values, count)] for count in counts]
         rows = _held_out(best, folder, settings, job)
         for count, row in zip(counts, rows, strict=True):

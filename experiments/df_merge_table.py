@@ -2,7 +2,6 @@
 
 from configs import df_merge
 from experiments.df_merge_plot import LABELS, SUITES
-from experiments.df_merge_runs import EARLY
 
 _CEILINGS = {
   'experts': 'the experts, each on its own task',
@@ -59,14 +58,14 @@ def _told(results: dict, suites: list[str]) -> str:
       f'evaluations, {seeds} seed{"s" if seeds > 1 else ""}.'
     )
     chosen = f'{suite}_steps_{df_merge.STEPS[suite]}'
-    early = f'{suite}_steps_{EARLY}'
+    early = f'{suite}_steps_{df_merge.EARLY}'
     if chosen in figures:
       low, high = results['intervals'][chosen]
       sentences.append(
         'Chosen on the search items, as published, DF-Merge (EI) has '
         f'{100 * figures[chosen]:.1f} ({100 * low:.1f} to {100 * high:.1f})'
         + (
-          f', after {EARLY} evaluations {100 * figures[early]:.1f}.'
+          f', after {df_merge.EARLY} evaluations {100 * figures[early]:.1f}.'
           if chosen != early
           else '.'
         )
