@@ -8,8 +8,8 @@ The claims of arXiv 2504.18992 at a small scale: the searches of
 configs/df_merge.py, hand-made merges tuned on select items, the experts, and
 one model fine-tuned on all tasks, all on the same held-out items; ablations of
 the published search; and what a step costs. What is finished is kept in
-results/df_merge and read back, so suites, parts and seeds can be run one by
-one; the results file has those that are asked for.
+results/df_merge and read back, so suites, parts, searches and seeds can be run
+one by one; the results file has those that are asked for.
 """
 
 import json
@@ -34,6 +34,11 @@ from experiments.claims_figures import Figures
 _CURVES = ('df_merge_ei', 'df_merge_ucb', 'gta_bo', 'random_search')
 _COMPARED = ('searches', 'hand_made')
 _PARTS = (*_COMPARED, 'ablations', 'cost')
+_WHOLE = {
+  'suites': tuple(df_merge.SUITES),
+  'parts': _PARTS,
+  'searches': df_merge.SEARCHES,
+}
 _SEEDS = max(map(len, df_merge.SEEDS.values()))
 
 
@@ -49,6 +54,7 @@ def check(name: str, given: Sequence[str], valid: Sequence[str]) -> None:
 def run(
   suites: Sequence[str],
   parts: Sequence[str],
+  searches: Sequence[str],
   seeds: int,
   kept: pathlib.Path,
   workdir: pathlib.Path,
@@ -57,10 +63,17 @@ def run(
   """The content of the results file, of all parts that are asked for.
 
   Raises:
-    ValueError: naming a suite or a part that there is not.
+    ValueError: naming a suite, a part or a search that there is not, or
+      without the search that the others are compared with.
   """
   check('suites', suites, list(df_merge.SUITES))
   check('parts', parts, _PARTS)
+  check('searches', searches, df_merge.SEARCHES)
+  if set(_COMPARED) <= set(parts) and df_merge_figures.OURS not in searches:
+    raise ValueError(
+      f'--searches are {",".join(searches)}; all are compared with '
+      f'{df_merge_figures.OURS}: name it, too'
+    )
   figures, curves, best = Figures(), {}, {}
   for suite in suites:
     places = kept / suite, workdir / suite
@@ -69,7 +82,7 @@ def run(
         df_merge_runs.search(suite, name, seed, *places, command)
         for seed in df_merge.SEEDS[suite][:seeds]
       ]
-      for name in (df_merge.SEARCHES if 'searches' in parts else ())
+      for name in (searches if 'searches' in parts else ())
     }
     if 'hand_made' in parts:
       made = df_merge_parts.hand_made(suite, *places)
@@ -82,6 +95,7 @@ def run(
           [found.told['values'] for found in searched[name]]
         )
         for name in _CURVES
+        if name in searched
       }
     if 'ablations' in parts and suite == df_merge.ABLATED:
       df_merge_parts.ablations(figures, suite, *places, command)
@@ -111,15 +125,15 @@ def main(argv: list[str]) -> None:
   startup.prepare()
   given = flags.FLAGS
   command = 'python -m experiments.df_merge'
-  if list(given.suites) != list(df_merge.SUITES):
-    command += f' --suites={",".join(given.suites)}'
-  if list(given.parts) != list(_PARTS):
-    command += f' --parts={",".join(given.parts)}'
+  for name, whole in _WHOLE.items():
+    if list(given[name].value) != list(whole):
+      command += f' --{name}={",".join(given[name].value)}'
   if given.seeds < _SEEDS:
     command += f' --seeds={given.seeds}'
   results = run(
     given.suites,
     given.parts,
+    given.searches,
     given.seeds,
     pathlib.Path(given.kept),
     pathlib.Path(given.workdir),
@@ -133,8 +147,8 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_list('suites', list(df_merge.SUITES), 'Whose experts.')
-  flags.DEFINE_list('parts', list(_PARTS), 'Parts of the study.')
+  for name, whole in _WHOLE.items():
+    flags.DEFINE_list(name, list(whole), f'Which {name} of the study.')
   flags.DEFINE_integer('seeds', _SEEDS, 'At most so many a suite.', 1)
   flags.DEFINE_string('kept', 'results/df_merge', 'Of finished runs.')
   flags.DEFINE_string('workdir', 'runs/df_merge', 'Of searches and scores.')

@@ -10,7 +10,7 @@ import re
 
 from absl import app, flags
 
-from experiments import claims_table, compare_table
+from experiments import claims_table, compare_table, df_merge_table
 
 CHECK = flags.DEFINE_bool('check', False, 'Compare, do not write.')
 _PROJECT = pathlib.Path(__file__).resolve().parent.parent
@@ -265,6 +265,7 @@ TABLES = {
   'ablation': (ablation, 'ablation'),
   'claims': (claims_table.table, 'claims'),
   'search_compare': (compare_table.table, 'search_compare'),
+  'df_merge': (df_merge_table.table, 'df_merge'),
 }
 
 

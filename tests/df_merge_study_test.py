@@ -263,9 +263,14 @@ def test_picture_and_table_tell_what_there_is(tmp_path):
 
 def test_unknown_suites_and_parts_are_told(tmp_path):
   with pytest.raises(ValueError, match=r"--suites holds 'encodr'.*encoder"):
-    study.run(['encodr'], ['cost'], 1, tmp_path, tmp_path, '')
+    study.run(['encodr'], ['cost'], [], 1, tmp_path, tmp_path, '')
   with pytest.raises(ValueError, match=r"--parts holds 'price'.*cost"):
-    study.run(['lm'], ['price'], 1, tmp_path, tmp_path, '')
+    study.run(['lm'], ['price'], [], 1, tmp_path, tmp_path, '')
+  with pytest.raises(ValueError, match=r"--searches holds 'gta'.*gta_bo"):
+    study.run(['lm'], ['cost'], ['gta'], 1, tmp_path, tmp_path, '')
+  parts = ['searches', 'hand_made']
+  with pytest.raises(ValueError, match=r'--searches are gta_bo.*df_merge_ei'):
+    study.run(['lm'], parts, ['gta_bo'], 1, tmp_path, tmp_path, '')
 
 
 def test_kept_runs_are_read_back_and_never_mixed(tmp_path):
