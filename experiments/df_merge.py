@@ -126,8 +126,9 @@ def main(argv: list[str]) -> None:
   given = flags.FLAGS
   command = 'python -m experiments.df_merge'
   for name, whole in _WHOLE.items():
-    if list(given[name].value) != list(whole):
-      command += f' --{name}={",".join(given[name].value)}'
+    chosen = getattr(given, name)
+    if list(chosen) != list(whole):
+      command += f' --{name}={",".join(chosen)}'
   if given.seeds < _SEEDS:
     command += f' --seeds={given.seeds}'
   results = run(

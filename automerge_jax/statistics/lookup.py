@@ -28,15 +28,14 @@ def narrowed(
     a token that stands at several places are read at the first of these. The
     same params and example, and None, where the whole table is wanted.
   """
-  leaves = trees.flatten(params)
-  table = leaves.get(family.lookup or '')
-  if table is None or not isinstance(row, Items):
+  leaves, path = trees.flatten(params), family.lookup
+  if path is None or path not in leaves or not isinstance(row, Items):
     return params, row, None
   ids = row.inputs['ids']
   tokens = ids.reshape(-1)
   first = jnp.argmax(tokens[:, None] == tokens[None], axis=1)
   inputs = row.inputs | {'ids': first.reshape(ids.shape).astype(ids.dtype)}
-  small = leaves | {family.lookup: table[tokens]}
+  small = leaves | {path: leaves[path][tokens]}
   return (
     trees.unflatten(small),
     dataclasses.replace(row, inputs=inputs),
