@@ -381,6 +381,21 @@ def test_choices_of_language_models_one_by_one():
   _close(found, want)
 
 
+def test_an_example_in_several_chunks_is_refused():
+  family, params = _softmax_regression()
+  given = examples.build(_regression_items())
+  (piece,) = given.pieces
+  packed = jax.tree.map(
+    lambda leaf: jnp.concatenate([leaf, leaf], 1), piece.data.packed
+  )
+  data = dataclasses.replace(piece.data, packed=packed)
+  given = dataclasses.replace(
+    given, pieces=(dataclasses.replace(piece, data=data),)
+  )
+  with pytest.raises(ValueError, match='packed into 2 chunks; expected one'):
+    dynamic.information(family, params, {}, given, 0)
+
+
 def test_gradients_of_t5_are_those_of_torch(tmp_path):
   with np.load(TORCH) as file:
     golden = dict(file)

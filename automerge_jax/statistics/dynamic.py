@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from automerge_jax import trees
 from automerge_jax.statistics import answers, lookup, squares
 from automerge_jax.statistics.examples import Examples, Piece
+from automerge_jax.tasks import likelihood
 from automerge_jax.types import Array, Family, Items, Params
 
 ESTIMATES = ('exact', 'sampled', 'label')
@@ -123,6 +124,11 @@ def _squares(
     give, which a `vmap` over examples has summed; apart from these the squares
     of a narrowed table, and whose they are.
   """
+  if isinstance(row, likelihood.Data) and len(row.packed.token) != 1:
+    raise ValueError(
+      f'an example is packed into {len(row.packed.token)} chunks; expected '
+      'one, or squares would be those of parts of its gradient'
+    )
   own, row, tokens = lookup.narrowed(family, params, row)
   table = None if tokens is None else family.lookup
   dtypes = {path: leaf.dtype for path, leaf in trees.flatten(own).items()}
