@@ -12,6 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from automerge_jax.io import checkpoints
+
+_DIGITS = 12  # of a checkpoint's SHA-256
+
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
@@ -30,15 +34,29 @@ class Kept:
   told: Mapping[str, Any]
 
 
-def kept(path: pathlib.Path, make: Callable[[], Kept]) -> Kept:
+def kept(
+  path: pathlib.Path,
+  folders: Mapping[str, pathlib.Path],
+  make: Callable[[Mapping[str, str]], Kept],
+) -> Kept:
   """What stands in a file, or what is made and then written there.
 
+  Args:
+    path: of the file.
+    folders: of the checkpoints that it is made of, by name.
+    make: from these checkpoints' digits, by name, to a run.
+
   Raises:
-    ValueError: if other files of the folder are of other experts.
+    ValueError: if other files of the folder are of other checkpoints, before
+      the run is made.
   """
   if not path.is_file():
-    made = make()
-    _check(path, made.models)
+    models = {
+      name: checkpoints.fingerprint(folder)[:_DIGITS]
+      for name, folder in folders.items()
+    }
+    _check(path, models)
+    made = make(models)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(dumps(made))
   return loads(path.read_text())

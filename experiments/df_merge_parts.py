@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from automerge_jax.search import job as jobs
 from automerge_jax.tasks import multitask as joint
 from configs import df_merge
 from experiments import (
@@ -25,11 +24,11 @@ from experiments.df_merge_kept import Kept
 def hand_made(suite: str, kept: pathlib.Path, workdir: pathlib.Path) -> Kept:
   """Item scores of all that is not searched for; told are `select` means."""
 
-  def made() -> Kept:
+  settings = choices.settings(df_merge.get_config(f'{suite}/random_search'))
+
+  def made(models: Mapping[str, str]) -> Kept:
     folder = pathlib.Path(f'runs/{suite}_suite')
     multitask.run(df_merge.SUITES[suite].get_config(), folder)
-    config = df_merge.get_config(f'{suite}/random_search')
-    settings = choices.settings(config)
     scores, select = df_merge_baselines.scores(
       settings,
       workdir / 'hand_made',
@@ -37,10 +36,11 @@ def hand_made(suite: str, kept: pathlib.Path, workdir: pathlib.Path) -> Kept:
       known=df_merge_runs.known(workdir),
     )
     task = scores.pop('task')
-    models = df_merge_runs.models(jobs.load(settings))
     return Kept(models, task, scores, {'select': select})
 
-  return df_merge_kept.kept(kept / 'hand_made.json', made)
+  return df_merge_kept.kept(
+    kept / 'hand_made.json', df_merge_runs.folders(settings), made
+  )
 
 
 def put(

@@ -1,6 +1,7 @@
 """Searches of configs/df_merge.py, run or read back, as item scores."""
 
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -17,7 +18,6 @@ from experiments.df_merge_kept import Kept
 
 LEDGER = 'ledger.sqlite'
 _EARLY = 'early'  # below a run: who is scored later of its candidates
-_DIGITS = 12  # of a checkpoint's SHA-256
 
 
 def search(
@@ -45,10 +45,11 @@ def search(
     all candidates on search items.
   """
 
-  def made() -> Kept:
-    config = df_merge.get_config(f'{suite}/{name}')
-    config.seed = seed
-    settings = choices.settings(config)
+  config = df_merge.get_config(f'{suite}/{name}')
+  config.seed = seed
+  settings = choices.settings(config)
+
+  def made(models: Mapping[str, str]) -> Kept:
     folder = workdir / f'{name}{seed}'
     others = [k for k in known(workdir) if k != folder]
     summary = suites.finished(folder) or pipeline.run(
@@ -70,16 +71,18 @@ def search(
         rows = _held_out(best, folder, settings, job)
         for count, row in zip(counts, rows, strict=True):
           scores[f'steps_{count}'] = row
-    return Kept(models(job), task, scores, told)
+    return Kept(models, task, scores, told)
 
-  found = df_merge_kept.kept(kept / f'{name}{seed}.json', made)
+  found = df_merge_kept.kept(
+    kept / f'{name}{seed}.json', folders(settings), made
+  )
   print(f'{suite}, {name}{seed}: {found.told["verdict"]}', flush=True)
   return found
 
 
-def models(job: Job) -> dict[str, str]:
-  """What tells a job's checkpoints from others."""
-  return {name: hashed[:_DIGITS] for name, hashed in job.fingerprints.items()}
+def folders(settings: Settings) -> dict[str, pathlib.Path]:
+  """Checkpoints of base and experts, by name."""
+  return {BASE: settings.base, **settings.experts}
 
 
 def known(workdir: pathlib.Path) -> list[pathlib.Path]:

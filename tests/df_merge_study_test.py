@@ -274,25 +274,37 @@ def test_unknown_suites_and_parts_are_told(tmp_path):
 
 
 def test_kept_runs_are_read_back_and_never_mixed(tmp_path):
-  models = {'base': 'a1', 'red': 'b2'}
   task = np.repeat([0, 1], [3, 8])
   row = np.asarray([1, 0, 1, 1, 0, 0, 0, 1, 1, 1, 0])
-  run = df_merge_kept.Kept(models, task, {'merged': row}, {'values': [None]})
-  path = tmp_path / 'gta_bo0.json'
-  found = df_merge_kept.kept(path, lambda: run)
+  folders = {name: tmp_path / name for name in ('base', 'red')}
+  for name, folder in folders.items():
+    _model(folder, name == 'red')
+  made = []
+
+  def make(models):
+    made.append(models)
+    return df_merge_kept.Kept(models, task, {'merged': row}, {'values': [None]})
+
+  kept = tmp_path / 'kept'
+  found = df_merge_kept.kept(kept / 'gta_bo0.json', folders, make)
   np.testing.assert_array_equal(found.scores['merged'], row)
   np.testing.assert_array_equal(found.task, task)
-  assert (found.models, found.told) == (models, run.told)
-
-  def other():
-    return dataclasses.replace(run, models=models | {'red': 'c3'})
-
-  # The file is there: nothing is made.
-  assert df_merge_kept.kept(path, other).models == models
+  assert [found.models] == made and found.told == {'values': [None]}
+  # With other checkpoints what is there is read, but nothing made beside it.
+  _model(folders['red'], 2.0)
+  again = df_merge_kept.kept(kept / 'gta_bo0.json', folders, make)
+  assert again.models == found.models
   with pytest.raises(ValueError, match=r"gta_bo0.json.*\['red'\].*gta_bo1"):
-    df_merge_kept.kept(tmp_path / 'gta_bo1.json', other)
+    df_merge_kept.kept(kept / 'gta_bo1.json', folders, make)
+  assert len(made) == 1
   with pytest.raises(ValueError, match=r"'merged'.*neither 0 nor 1"):
-    df_merge_kept.dumps(dataclasses.replace(run, scores={'merged': row / 2}))
+    df_merge_kept.dumps(dataclasses.replace(found, scores={'merged': row / 2}))
+
+
+def _model(folder, value):
+  folder.mkdir(exist_ok=True)
+  tensors = {'w': np.full(3, value, np.float32)}
+  safetensors.write(folder, tensors)
 
 
 def test_passes_are_counted_and_timed_apart():
