@@ -9,6 +9,7 @@ import pytest
 from automerge_jax.io import safetensors
 from automerge_jax.models import registry
 from automerge_jax.search import job as jobs
+from automerge_jax.search import space as spaces
 from automerge_jax.tasks import (
   classification,
   finetune,
@@ -49,6 +50,11 @@ def test_every_search_is_one_of_settings(arg):
   assert (settings.candidates or float(settings.budget)) == df_merge.STEPS[
     suite
   ]
+  assert spaces.method(settings).name == {
+    'gta_bo': 'task_arithmetic',
+    'random_search': 'task_arithmetic',
+    'lfs_search': 'task_arithmetic' if suite == 'lm' else 'tsv_m',
+  }.get(name, 'df_merge')
   one_rung = name not in ('lfs_search', *df_merge.ABLATIONS)
   if one_rung:
     assert settings.rungs == (df_merge.ITEMS[suite],)

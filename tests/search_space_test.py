@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from automerge_jax import recipe as recipes
@@ -88,6 +89,25 @@ def test_patterns_divide_layers(tiny, family):
   bad = dataclasses.replace(settings, components='a=b=c,rest=')
   with pytest.raises(ValueError, match='expected NAME=FILTER'):
     space.division(bad, family)
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [{'layers_per_group': (0, 1)}, {'components': 'own'}, {'components': 'a='}],
+)
+def test_a_method_that_measures_takes_any_division(tiny, family, changes):
+  settings = tiny_suite.settings(
+    tiny,
+    space='layerwise',
+    method='df_merge',
+    semantics='paper',
+    **changes,
+  )
+  assert space.method(settings).name == 'df_merge'
+  found = space.build(settings, family, tiny_suite.TASKS, BASE)
+  parts = space.division(settings, family).names
+  assert len(found.names) == len(parts) * len(tiny_suite.TASKS)
+  assert found.describe(np.full(len(found.names), 0.5)).semantics == 'paper'
 
 
 @pytest.mark.parametrize(

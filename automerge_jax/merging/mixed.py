@@ -18,6 +18,11 @@ from automerge_jax.types import Array, Fact, MergeMethod, Parameter, Stored
 METHOD = 'method'
 
 
+def can_mix(method: MergeMethod) -> bool:
+  """Whether a method looks at one tensor alone, and at nothing measured."""
+  return not (method.whole or method.statistics)
+
+
 def of(methods: Sequence[MergeMethod]) -> MergeMethod:
   """A method that is told by `method` which of the given ones to apply.
 
@@ -32,7 +37,7 @@ def of(methods: Sequence[MergeMethod]) -> MergeMethod:
   if not names or len(set(names)) < len(names):
     raise ValueError(f'methods are {names}; expected one or more, each once')
   for method in methods:
-    if method.whole or method.statistics:
+    if not can_mix(method):
       raise ValueError(
         f'{method.name} (semantics {method.semantics!r}) cannot be mixed with '
         'others: it looks at '

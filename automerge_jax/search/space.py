@@ -194,13 +194,15 @@ def from_files(
 
 def _is_typed(settings: Settings) -> bool:
   """Whether layer-wise fusion needs the typed space."""
-  return settings.space == 'layerwise' and (
-    len(settings.methods) > 1
-    or bool(settings.space_options)
-    or bool(settings.designs)
-    or not isinstance(settings.layers_per_group, int)
-    or settings.components not in ('coarse', 'fine')
+  if settings.space != 'layerwise':
+    return False
+  if len(settings.methods) > 1 or settings.space_options or settings.designs:
+    return True
+  divided = isinstance(settings.layers_per_group, int) and (
+    settings.components in ('coarse', 'fine')
   )
+  found = [registry.get(name, settings.semantics) for name in settings.methods]
+  return not divided and all(map(mixed.can_mix, found))
 
 
 def _evolution(settings: Settings) -> evolutions.Evolution:
