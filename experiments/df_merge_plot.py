@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from configs import df_merge
 
@@ -129,6 +130,7 @@ def _curves(axes: Axes, results: dict, suite: str) -> None:
       label=LABELS[name],
     )
   axes.axvline(df_merge.RANDOM + 0.5, color=_MADE, lw=0.8, ls=':')
+  axes.xaxis.set_major_locator(MaxNLocator(integer=True))
   axes.set_xlabel('full evaluations; the first ten are random')
   axes.set_ylabel('best so far, search items')
   axes.legend(frameon=False, fontsize=9, loc='lower right')
