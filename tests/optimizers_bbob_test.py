@@ -53,7 +53,7 @@ def by_chance(*case):
     ('ellipsoid', 12, 300, 1e-4),
     ('rosenbrock', 12, 300, 1.0),
     ('sector', 12, 200, 1e-2),
-    ('steps', 24, 200, 0.1),  # half of all searches end on a plateau with 12
+    ('steps', 24, 200, 0.1),  # over half end on a plateau with 12
   ],
 )
 def test_cma_es_reaches_optima(name, population, generations, loss):
