@@ -23,7 +23,6 @@ from experiments.df_merge_kept import Kept
 
 def hand_made(suite: str, kept: pathlib.Path, workdir: pathlib.Path) -> Kept:
   """Item scores of all that is not searched for; told are `select` means."""
-
   settings = choices.settings(df_merge.get_config(f'{suite}/random_search'))
 
   def made(models: Mapping[str, str]) -> Kept:

@@ -44,7 +44,6 @@ def search(
     `verdict`, `full_evaluations`, and of searches of one rung the `values` of
     all candidates on search items.
   """
-
   config = df_merge.get_config(f'{suite}/{name}')
   config.seed = seed
   settings = choices.settings(config)

@@ -198,11 +198,11 @@ def _is_typed(settings: Settings) -> bool:
     return False
   if len(settings.methods) > 1 or settings.space_options or settings.designs:
     return True
-  divided = isinstance(settings.layers_per_group, int) and (
+  plain = isinstance(settings.layers_per_group, int) and (
     settings.components in ('coarse', 'fine')
   )
   found = [registry.get(name, settings.semantics) for name in settings.methods]
-  return not divided and all(map(mixed.can_mix, found))
+  return not plain and all(map(mixed.can_mix, found))
 
 
 def _evolution(settings: Settings) -> evolutions.Evolution:
