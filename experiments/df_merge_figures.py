@@ -9,20 +9,6 @@ from experiments.claims_figures import Figures, difference
 
 OURS = 'df_merge_ei'
 BEST = 'best_hand_made'
-# What `OURS` is compared with, item by item, beside the best hand-made merge.
-RIVALS = (
-  'gta_bo',
-  'random_search',
-  'df_merge_ucb',
-  'df_merge_layerwise',
-  'lfs_search',
-  'uniform',
-  'fisher',
-  'task_arithmetic',
-  'ties',
-  'experts',
-  'multitask',
-)
 
 
 def suite(
@@ -33,7 +19,7 @@ def suite(
   best: str,
   task: np.ndarray,
 ) -> None:
-  """Held-out means over tasks, and what `OURS` is above others.
+  """Held-out means over tasks, and what `OURS` is above each other.
 
   Args:
     figures: what is filled: `NAME_METHOD`, `NAME_METHOD_seedS`,
@@ -55,11 +41,11 @@ def suite(
       figures.values[f'{name}_{method}_seed{seed}'] = float(
         statistics.task_mean(row, task)
       )
-  for rival in (*RIVALS, BEST):
-    if rival in means:
+  for rival, scores in means.items():
+    if rival != OURS:
       figures.put(
         f'{name}_{OURS}_minus_{rival}',
-        difference(searched[OURS], means[rival], task),
+        difference(searched[OURS], scores, task),
       )
 
 

@@ -230,6 +230,8 @@ def test_figures_are_means_of_tasks_and_paired_differences():
   assert values['encoder_df_merge_ei'] == pytest.approx(0.8)
   assert values['encoder_df_merge_ei_seed0'] == pytest.approx(0.7)
   assert values['encoder_df_merge_ei_minus_gta_bo'] == pytest.approx(0.1)
+  assert values['encoder_df_merge_ei_minus_wudi'] == pytest.approx(0.25)
+  assert values['encoder_df_merge_ei_minus_experts'] == pytest.approx(-0.1)
   above = 'encoder_df_merge_ei_minus_best_hand_made'
   assert values[above] == pytest.approx(0.2)
   assert values['encoder_best_hand_made'] == values['encoder_ties']
