@@ -292,14 +292,29 @@ def test_tsv_of_orthogonal_experts_is_their_truncated_sum():
   near(merge('tsv_m', deltas), deltas.sum(0))
 
 
-def test_iso_of_low_rank_deltas_stays_in_their_span():
-  rng = np.random.default_rng(15)
-  left, right = rng.normal(size=(20, 2)), rng.normal(size=(3, 2, 12))
-  merged = merge('iso_c', np.stack([left @ r for r in right]))
-  assert np.linalg.matrix_rank(merged, tol=1e-3) == 2
-  total = (left @ right.sum(0)).astype('f8')
-  s = np.linalg.svd(merged)[1]
-  near(s[:2], np.full(2, np.linalg.svd(total)[1].sum() / 12))
+def test_isotropic_merges_of_low_rank_fill_no_other_direction():
+  """As of LoRA adapters: neither noise there, nor a mean over zeros."""
+  small = draw(7, (3, 4))  # rank 3, of each expert and of the sum
+  rng = np.random.default_rng(8)
+  rows = orthonormal(rng.normal(size=(40, 3)))
+  columns = orthonormal(rng.normal(size=(24, 4)))
+  deltas = np.stack([rows @ d @ columns.T for d in small]).astype('f4')
+  want = rows @ merge('iso_c', small) @ columns.T
+  near(merge('iso_c', deltas), want, 1e-4)
+  nuclear = np.linalg.svd(deltas.sum(0))[1].sum()
+  merged = np.linalg.svd(merge('iso_c', deltas))[1]
+  assert merged.sum() == pytest.approx(nuclear, rel=1e-4)
+  # The common directions have room for all there is.
+  near(merge('iso_cts', deltas, common=0.5), want, 1e-4)
+
+
+@pytest.mark.parametrize('method', ['iso_c', 'iso_cts'])
+def test_isotropic_merges_of_deltas_that_cancel_are_finite(method):
+  delta = draw(9, (6, 8))[0]
+  merged = merge(method, np.stack([delta, -delta]))
+  assert np.isfinite(merged).all()
+  if method == 'iso_c':
+    assert not merged.any()
 
 
 def test_settings_out_of_range_are_named():

@@ -2,7 +2,8 @@
 
 Every direction of the merged delta gets the same singular value, the mean. Of
 deltas without full rank, as of LoRA adapters, only the directions count that
-are there; the mean is over all singular values, as published.
+are there, in the mean, too: published for full rank, where that is the same, it
+would else fill the others with noise, or shrink the merged delta to nothing.
 """
 
 import numpy as np
@@ -14,8 +15,18 @@ from automerge_jax.types import Parameter, Stored
 def common(stored: Stored) -> np.ndarray:
   """Iso-C: the mean singular value times U Vᵀ of Σ τ, [m, n]."""
   left, values, right = spectral.svd(stored.stack.sum(0))
-  there = values > spectral.RTOL * values[0]
-  return (left * there) @ right * values.mean()
+  there = _there(values)
+  return (left * there) @ right * _mean(values, there)
+
+
+def _there(values: np.ndarray) -> np.ndarray:
+  """Which singular values are more than rounding errors."""
+  return values > spectral.RTOL * values.max()
+
+
+def _mean(values: np.ndarray, there: np.ndarray) -> np.floating:
+  """Of those that are there, 0 of none."""
+  return values.sum() / max(1, there.sum())
 
 
 def ranks(size: int, experts: int, fraction: float) -> tuple[int, int]:
@@ -39,16 +50,19 @@ def common_and_specific(stored: Stored) -> np.ndarray:
   if each == 0:
     return common(stored)
   left, values, right = spectral.svd(stack.sum(0))
+  shared = min(shared, int(_there(values).sum()))
   span = left[:, :shared]
   parts = [(span, values[:shared], right[:shared])]
   for delta in stack:
     u, s, v = spectral.svd(delta - span @ (span.T @ delta))
     parts.append((u[:, :each], s[:each], v[:each]))
   us, ss, vs = zip(*parts, strict=True)
-  isotropic = spectral.polar(np.concatenate(us, 1)) @ spectral.polar(
-    np.concatenate(vs, 0)
+  values = np.concatenate(ss)
+  there = _there(values)
+  isotropic = spectral.polar(np.concatenate(us, 1)[:, there]) @ spectral.polar(
+    np.concatenate(vs, 0)[there]
   )
-  return isotropic * np.concatenate(ss).mean()
+  return isotropic * _mean(values, there)
 
 
 METHODS = (
