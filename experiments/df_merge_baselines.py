@@ -88,7 +88,7 @@ def grids(experts: Sequence[str]) -> dict[str, list[Recipe]]:
       )
     ],
     'tsv_m': baselines.tsv(experts, BASE, (0.8, 1.0, 1.2, 1.4)),
-    'iso_c': scaled('iso_c', _SCALES),
+    'iso_c': scaled('iso_c', (*_SCALES, 2.0)),
     'wudi': scaled('wudi', (0.4, 0.6, 0.8, 1.0)),
   }
 
