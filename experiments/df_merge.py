@@ -9,7 +9,8 @@ configs/df_merge.py, hand-made merges tuned on select items, the experts, and
 one model fine-tuned on all tasks, all on the same held-out items; ablations of
 the published search; and what a step costs. What is finished is kept in
 results/df_merge and read back, so suites, parts, searches and seeds can be run
-one by one; the results file has those that are asked for.
+one by one; the results file has those that are asked for, `--seeds=1,3,1` the
+first so many of each suite.
 """
 
 import json
@@ -38,8 +39,14 @@ _WHOLE = {
   'suites': tuple(df_merge.SUITES),
   'parts': _PARTS,
   'searches': df_merge.SEARCHES,
+  'seeds': (str(max(map(len, df_merge.SEEDS.values()))),),
 }
-_SEEDS = max(map(len, df_merge.SEEDS.values()))
+_TOLD = {
+  'suites': 'Whose experts.',
+  'parts': 'Without searches and hand_made there is no results file.',
+  'searches': 'Of configs/df_merge.py.',
+  'seeds': 'How many, of each suite if several.',
+}
 
 
 def check(name: str, given: Sequence[str], valid: Sequence[str]) -> None:
@@ -51,11 +58,32 @@ def check(name: str, given: Sequence[str], valid: Sequence[str]) -> None:
       )
 
 
+def seeds_of(
+  suites: Sequence[str], counts: Sequence[str]
+) -> dict[str, list[int]]:
+  """The first so many seeds of each suite; one count stands for all.
+
+  Raises:
+    ValueError: if these are not as many counts as suites, or none of a suite.
+  """
+  numbers = all(count.isdecimal() and int(count) for count in counts)
+  if not numbers or len(counts) not in (1, len(suites)):
+    raise ValueError(
+      f'--seeds is {",".join(counts)!r}; expected a count above 0, or one of '
+      f'each suite: {", ".join(suites)}'
+    )
+  each = list(counts) * (len(suites) if len(counts) == 1 else 1)
+  return {
+    suite: list(df_merge.SEEDS[suite][: int(count)])
+    for suite, count in zip(suites, each, strict=True)
+  }
+
+
 def run(
   suites: Sequence[str],
   parts: Sequence[str],
   searches: Sequence[str],
-  seeds: int,
+  seeds: Sequence[str],
   kept: pathlib.Path,
   workdir: pathlib.Path,
   command: str,
@@ -63,8 +91,9 @@ def run(
   """The content of the results file, of all parts that are asked for.
 
   Raises:
-    ValueError: naming a suite, a part or a search that there is not, or
-      without the search that the others are compared with.
+    ValueError: naming a suite, a part or a search that there is not, counts
+      of seeds that do not fit, or without the search that the others are
+      compared with.
   """
   check('suites', suites, list(df_merge.SUITES))
   check('parts', parts, _PARTS)
@@ -74,13 +103,14 @@ def run(
       f'--searches are {",".join(searches)}; all are compared with '
       f'{df_merge_figures.OURS}: name it, too'
     )
+  chosen = seeds_of(suites, seeds)
   figures, curves, best = Figures(), {}, {}
   for suite in suites:
     places = kept / suite, workdir / suite
     searched = {
       name: [
         df_merge_runs.search(suite, name, seed, *places, command)
-        for seed in df_merge.SEEDS[suite][:seeds]
+        for seed in chosen[suite]
       ]
       for name in (searches if 'searches' in parts else ())
     }
@@ -115,7 +145,7 @@ def run(
     },
     'best_hand_made': best,
     'curves': curves,
-    'seeds': {s: list(df_merge.SEEDS[s][:seeds]) for s in suites},
+    'seeds': chosen,
   }
 
 
@@ -129,8 +159,6 @@ def main(argv: list[str]) -> None:
     chosen = getattr(given, name)
     if list(chosen) != list(whole):
       command += f' --{name}={",".join(chosen)}'
-  if given.seeds < _SEEDS:
-    command += f' --seeds={given.seeds}'
   results = run(
     given.suites,
     given.parts,
@@ -149,8 +177,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
   for name, whole in _WHOLE.items():
-    flags.DEFINE_list(name, list(whole), f'Which {name} of the study.')
-  flags.DEFINE_integer('seeds', _SEEDS, 'At most so many a suite.', 1)
+    flags.DEFINE_list(name, list(whole), _TOLD[name])
   flags.DEFINE_string('kept', 'results/df_merge', 'Of finished runs.')
   flags.DEFINE_string('workdir', 'runs/df_merge', 'Of searches and scores.')
   flags.DEFINE_string('out', 'results/df_merge.json', 'The results file.')

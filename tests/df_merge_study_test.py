@@ -271,14 +271,23 @@ def test_picture_and_table_tell_what_there_is(tmp_path):
 
 def test_unknown_suites_and_parts_are_told(tmp_path):
   with pytest.raises(ValueError, match=r"--suites holds 'encodr'.*encoder"):
-    study.run(['encodr'], ['cost'], [], 1, tmp_path, tmp_path, '')
+    study.run(['encodr'], ['cost'], [], ['1'], tmp_path, tmp_path, '')
   with pytest.raises(ValueError, match=r"--parts holds 'price'.*cost"):
-    study.run(['lm'], ['price'], [], 1, tmp_path, tmp_path, '')
+    study.run(['lm'], ['price'], [], ['1'], tmp_path, tmp_path, '')
   with pytest.raises(ValueError, match=r"--searches holds 'gta'.*gta_bo"):
-    study.run(['lm'], ['cost'], ['gta'], 1, tmp_path, tmp_path, '')
+    study.run(['lm'], ['cost'], ['gta'], ['1'], tmp_path, tmp_path, '')
   parts = ['searches', 'hand_made']
   with pytest.raises(ValueError, match=r'--searches are gta_bo.*df_merge_ei'):
-    study.run(['lm'], parts, ['gta_bo'], 1, tmp_path, tmp_path, '')
+    study.run(['lm'], parts, ['gta_bo'], ['1'], tmp_path, tmp_path, '')
+
+
+def test_seeds_are_counted_by_suite():
+  suites = ['domain', 'lm']
+  assert study.seeds_of(suites, ['3']) == {'domain': [0, 1, 2], 'lm': [0]}
+  assert study.seeds_of(suites, ['2', '1']) == {'domain': [0, 1], 'lm': [0]}
+  for counts in (['0'], ['1', 'one'], ['1', '2', '3'], []):
+    with pytest.raises(ValueError, match='each suite: domain, lm'):
+      study.seeds_of(suites, counts)
 
 
 def test_kept_runs_are_read_back_and_never_mixed(tmp_path):
